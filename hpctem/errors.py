@@ -1,0 +1,39 @@
+"""The errors of hpctem: what the user can mend, what a sample cannot mend, what the machine did.
+
+The class decides what happens: a `ConfigError` ends the program before any work (exit code 2), a
+`SampleError` quarantines one sample and the campaign goes on, a `DatabaseError` or a
+`MachineError` aborts every rank with one message (exit code 1) and is never held against a sample.
+"""
+
+from __future__ import annotations
+
+
+class HpctemError(Exception):
+    """Base of all errors whose message is written for the user; shown without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(HpctemError):
+    """A config, an option or an input file that the user can correct."""
+
+    exit_code = 2
+
+
+class SampleError(HpctemError):
+    """One sample that fails by its own nature (NaN, value out of range, no place for a particle).
+
+    It is recorded in the database with this message, never skipped and never replaced.
+    """
+
+
+class DatabaseError(HpctemError):
+    """A database that is foreign, truncated, damaged, locked or belongs to another campaign."""
+
+
+class MachineError(HpctemError):
+    """The machine failed: disk full, input/output error, out of memory, GPU lost."""
+
+
+class Interrupted(HpctemError):
+    """The job was asked to stop (signal, walltime); everything committed stays, rerun to go on."""
