@@ -33,7 +33,9 @@ class Section(BaseModel):
 class Campaign(Section):
     """What the campaign is called and how large it is."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="name of the database")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="name of the database"
+    )
     seed: int = Field(ge=0, lt=2**63, description="one seed gives the whole campaign")
     structures: int = Field(ge=1, le=10**9, description="number of structures")
     description: str = Field("", max_length=2000)
@@ -51,15 +53,21 @@ class Crystal(Section):
     lattice: (
         Literal["fcc", "bcc", "hcp", "diamond", "zincblende", "wurtzite", "rocksalt"] | None
     ) = Field(None, description="lattice by name")
-    elements: tuple[Element, ...] = Field((), description="[Au], or [Cd, Se] for two-element lattices")
-    a: Annotated[float, Quantity("length", 1.0, 100.0)] | None = Field(None, description="constant a")
+    elements: tuple[Element, ...] = Field(
+        (), description="[Au], or [Cd, Se] for two-element lattices"
+    )
+    a: Annotated[float, Quantity("length", 1.0, 100.0)] | None = Field(
+        None, description="constant a"
+    )
     c: Annotated[float, Quantity("length", 1.0, 200.0)] | None = Field(
         None, description="constant c of hcp and wurtzite"
     )
     u: Annotated[float, Quantity(None, 0.0, 1.0)] | None = Field(
         None, description="internal parameter u of wurtzite (ideal 3/8)"
     )
-    file: str | None = Field(None, description="CIF, POSCAR or XYZ file; relative to the campaign file")
+    file: str | None = Field(
+        None, description="CIF, POSCAR or XYZ file; relative to the campaign file"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Crystal:
@@ -167,7 +175,10 @@ class Phonons(Section):
 
 
 class Tilt(Section):
-    """Tilt of the specimen against the beam, about y (x) and about x (y)."""
+    """Tilt of the beam from the z axis of the cell, towards +x and towards +y.
+
+    Tilting the specimen by the opposite angles gives the same images to first order.
+    """
 
     x: Annotated[Distribution, Drawn("angle", -0.2, 0.2, finest="wave")] = constant(0.0)
     y: Annotated[Distribution, Drawn("angle", -0.2, 0.2, finest="wave")] = constant(0.0)
@@ -194,11 +205,27 @@ class Simulation(Section):
     @model_validator(mode="after")
     def _one_thermal_model(self) -> Simulation:
         if self.phonons is not None and self.debye_waller is not None:
-            raise ValueError("'phonons' and 'debye_waller' both describe the thermal motion: give one")
+            raise ValueError(
+                "'phonons' and 'debye_waller' both describe the thermal motion: give one"
+            )
         return self
 
 
-KRIVANEK = ("C12", "C21", "C23", "C30", "C32", "C34", "C41", "C43", "C45", "C50", "C52", "C54", "C56")
+KRIVANEK = (
+    "C12",
+    "C21",
+    "C23",
+    "C30",
+    "C32",
+    "C34",
+    "C41",
+    "C43",
+    "C45",
+    "C50",
+    "C52",
+    "C54",
+    "C56",
+)
 POWER = ("C22", "C31", "C33", "C40", "C42", "C44", "C51", "C53", "C55", "C60", "C62", "C64", "C66")
 HAIDER = ("A1", "B2", "A2", "C3", "S3", "A3", "B4", "D4", "A4", "C5", "S5", "D5", "A5")
 NOTATIONS = {"krivanek": KRIVANEK, "power_of_angle": POWER, "haider": HAIDER}
@@ -208,11 +235,11 @@ class Aberrations(Section):
     """Aberrations beyond defocus, each a magnitude and an angle `phi...`, in a named notation."""
 
     notation: Literal["krivanek", "power_of_angle", "haider"] = "krivanek"
-    magnitudes: dict[str, Annotated[Distribution, Drawn("length", -1e10, 1e10, finest="focus")]] = Field(
-        default_factory=dict
+    magnitudes: dict[str, Annotated[Distribution, Drawn("length", -1e10, 1e10, finest="focus")]] = (
+        Field(default_factory=dict)
     )
-    angles: dict[str, Annotated[Distribution, Drawn("angle", -100.0, 100.0, finest="focus")]] = Field(
-        default_factory=dict
+    angles: dict[str, Annotated[Distribution, Drawn("angle", -100.0, 100.0, finest="focus")]] = (
+        Field(default_factory=dict)
     )
 
     @model_validator(mode="after")
@@ -237,7 +264,7 @@ class Plasmon(Section):
     background: Annotated[Distribution, Drawn(None, 0.0, 100.0, finest="focus")] = constant(1.0)
 
 
-class Mtf(Section):
+class ParametricMtf(Section):
     """MTF of the detector, (1 - c1) / (1 + (q / (2 c2 qN))^c3) + c1, qN the Nyquist frequency."""
 
     c1: Annotated[Distribution, Drawn(None, -1.0, 1.0, finest="image")]
@@ -245,14 +272,24 @@ class Mtf(Section):
     c3: Annotated[Distribution, Drawn(None, 0.1, 10.0, finest="image")]
 
 
+class MeasuredMtf(Section):
+    """A measured MTF of the detector: values at frequencies in fractions of Nyquist."""
+
+    frequencies: tuple[float, ...] = Field(description="rising from 0")
+    values: tuple[float, ...] = Field(description="between 0 and 1, beginning with 1")
+
+
 class Detector(Section):
     """What the camera adds after counting."""
 
-    quantum_efficiency: Annotated[Distribution, Drawn(None, 1e-3, 1.0, finest="image")] = constant(1.0)
-    mtf: Mtf | None = None
+    quantum_efficiency: Annotated[Distribution, Drawn(None, 1e-3, 1.0, finest="image")] = constant(
+        1.0
+    )
+    mtf: ParametricMtf | MeasuredMtf | None = None
     readout_noise: Annotated[Distribution, Drawn(None, 0.0, 1e4, finest="image")] = constant(0.0)
     gain: Annotated[float, Quantity(None, 1e-3, 1e4)] = Field(1.0, description="units per electron")
     offset: Annotated[float, Quantity(None, 0.0, 6e4)] = Field(0.0, description="units added")
+    digitize: bool = Field(False, description="round to 16-bit integers although it is no count")
     saturation_limit: Annotated[float, Quantity(None, 0.0, 1.0)] = Field(
         1e-3, description="share of saturated pixels above which an image is refused"
     )
@@ -267,9 +304,9 @@ class Imaging(Section):
     images_per_focus: int = Field(1, ge=1, le=10000, description="images of each focal setting")
     defocus: Annotated[Distribution, Drawn("length", -1e6, 1e6, per="focus", finest="focus")]
     defocus_reference: Literal["exit_plane", "cell_centre"] = "exit_plane"
-    focal_spread: Annotated[Distribution, Drawn("length", 0.0, 1e4, per="focus", finest="focus")] = constant(
-        0.0, per="focus"
-    )
+    focal_spread: Annotated[
+        Distribution, Drawn("length", 0.0, 1e4, per="focus", finest="focus")
+    ] = constant(0.0, per="focus")
     focal_planes: Literal["auto"] | Annotated[int, Field(ge=1, le=1001)] = Field(
         "auto",
         description="planes averaged over the focal spread; auto takes as few as give 1e-3, a "
@@ -277,9 +314,9 @@ class Imaging(Section):
     )
     aberrations: Aberrations = Aberrations()
     objective_aperture: Annotated[float, Quantity("angle", 1e-3, 0.5)] | None = None
-    convergence_semiangle: Annotated[Distribution, Drawn("angle", 0.0, 0.05, per="focus", finest="focus")] = constant(
-        0.0, per="focus"
-    )
+    convergence_semiangle: Annotated[
+        Distribution, Drawn("angle", 0.0, 0.05, per="focus", finest="focus")
+    ] = constant(0.0, per="focus")
     plasmon: Plasmon | None = None
     dose: Annotated[Distribution, Drawn("dose", 1e-3, 1e7, per="image", finest="image")]
     detector: Detector = Detector()
@@ -372,13 +409,21 @@ def check_config(document: MarkedYaml) -> Config:
 def _describe(error: Any, document: MarkedYaml) -> str:
     path, kind, message = error["loc"], error["type"], error["msg"]
     # Pydantic adds the tried member of a union to the path; only keys of the file can be shown.
-    path = tuple(part for part in path if not re.search(r"^(literal|function|ZoneAxis|constrained)", str(part)))
+    path = tuple(
+        part
+        for part in path
+        if not re.search(
+            r"^(literal|function|constrained|ZoneAxis|ParametricMtf|MeasuredMtf)", str(part)
+        )
+    )
     if kind == "extra_forbidden":
         return document.error(path, f"unknown key{nearest(str(path[-1]), _keys(path[:-1]))}")
     if kind == "missing":
         return document.error(path[:-1], f"the key {path[-1]!r} is missing")
     message = message.removeprefix("Value error, ")
-    return document.error(path, message[:1].lower() + message[1:] if message[1:2].islower() else message)
+    return document.error(
+        path, message[:1].lower() + message[1:] if message[1:2].islower() else message
+    )
 
 
 def _keys(path: tuple[str | int, ...]) -> list[str]:

@@ -33,7 +33,7 @@ def _limits(minimum: float, maximum: float, dimension: str | None) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Marks a float of the config as a quantity with unit and allowed range (pydantic annotation)."""
+    """Marks a float of the config as a quantity with unit and allowed range."""
 
     dimension: str | None
     minimum: float
@@ -66,7 +66,7 @@ def _quantity_schema(dimension: str | None, minimum: float, maximum: float) -> d
 
 @dataclass(frozen=True)
 class Drawn:
-    """Marks a value of the config as a constant or a distribution (pydantic annotation).
+    """Marks a value of the config as a constant or a distribution.
 
     `dimension` is one of `units.UNITS`, None for a bare number, 'count' for whole numbers or
     'category' for one of `categories`; `per` is how often it is drawn unless the file says, and
@@ -183,7 +183,9 @@ class Drawn:
             weights = tuple(parse_number(w) for w in given)
             if min(weights) < 0 or sum(weights) <= 0:
                 raise ValueError("weights are not negative, and not all zero")
-        std = parse_quantity(options["std"], _dimension(self.dimension)) if "std" in options else 0.0
+        std = (
+            parse_quantity(options["std"], _dimension(self.dimension)) if "std" in options else 0.0
+        )
         if std < 0 or (std > 0 and self.dimension in ("count", "category")):
             raise ValueError(f"std: {options['std']} is not allowed here")
         return self._make(kind, values=values, weights=weights, std=std, per=per)
@@ -235,7 +237,10 @@ class Drawn:
         many = {"type": "array", "items": one, "minItems": 1}
         normal = {
             "type": "object",
-            "properties": {**dict.fromkeys(("mean", "std", "min", "max"), one), "clip": {"type": "boolean"}},
+            "properties": {
+                **dict.fromkeys(("mean", "std", "min", "max"), one),
+                "clip": {"type": "boolean"},
+            },
             "required": ["mean", "std"],
             "additionalProperties": False,
         }

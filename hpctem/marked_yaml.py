@@ -57,7 +57,7 @@ def read_yaml(path: FilePath) -> MarkedYaml:
 
 
 def parse_yaml(text: str, name: str = "<config>") -> MarkedYaml:
-    """Parse a YAML text; raises ConfigError with the line for bad syntax and for a key given twice."""
+    """Parse a YAML text; raises ConfigError with the line for bad syntax or a repeated key."""
     document = MarkedYaml(name, text)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)

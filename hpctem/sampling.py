@@ -70,9 +70,11 @@ class Distribution:
             return False
         if self.kind in ("choice", "grid"):
             return len(set(self.values)) > 1 or self.std > 0
-        return self.parameters[0] != self.parameters[1] if self.kind != "normal" else (
-            self.parameters[1] > 0
-        )  # fmt: skip
+        return (
+            self.parameters[0] != self.parameters[1]
+            if self.kind != "normal"
+            else (self.parameters[1] > 0)
+        )
 
     @property
     def support(self) -> tuple[float, float]:
@@ -109,7 +111,9 @@ class Distribution:
                 return value + self.std * _standard_normal(generator.random())
             return value
         if self.kind == "choice":
-            return self.values[_choose(generator.random(), self.weights or (1.0,) * len(self.values))]
+            return self.values[
+                _choose(generator.random(), self.weights or (1.0,) * len(self.values))
+            ]
         low, high = self.parameters
         if self.kind == "uniform":
             if self.integer:

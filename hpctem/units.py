@@ -17,9 +17,19 @@ UNITS: dict[str, dict[str, float]] = {
     "number density": {"/A^3": 1.0, "/nm^3": 1e-3},
 }
 _SPELLINGS = {
-    "Å": "A", "Å": "A", "angstrom": "A", "Angstrom": "A", "µm": "um", "μm": "um", "micron": "um",
-    "kV": "keV", "°": "deg", "degree": "deg", "degrees": "deg", "radian": "rad",
-}  # fmt: skip
+    "\u00c5": "A",
+    "\u212b": "A",
+    "angstrom": "A",
+    "Angstrom": "A",
+    "µm": "um",
+    "μm": "um",
+    "micron": "um",
+    "kV": "keV",
+    "°": "deg",
+    "degree": "deg",
+    "degrees": "deg",
+    "radian": "rad",
+}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
 
 
@@ -62,16 +72,20 @@ def parse_quantity(value: object, dimension: str | None) -> float:
     example = f"{value} {internal_unit(dimension)}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(
-            f"{value} has no unit: write it as '{example}' (units of {dimension}: {', '.join(units)})"
+            f"{value} has no unit: write it as '{example}' "
+            f"(units of {dimension}: {', '.join(units)})"
         )
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is no {dimension}; write a number and a unit, as '1 "
-                         f"{internal_unit(dimension)}'")  # fmt: skip
+        raise ValueError(
+            f"{value!r} is no {dimension}; write a number and a unit, as '1 "
+            f"{internal_unit(dimension)}'"
+        )
     number, unit = float(match[1]), _spell(match[2])
     if not unit:
         raise ValueError(
-            f"{value!r} has no unit: write it as '{example}' (units of {dimension}: {', '.join(units)})"
+            f"{value!r} has no unit: write it as '{example}' "
+            f"(units of {dimension}: {', '.join(units)})"
         )
     if unit not in units:
         raise ValueError(

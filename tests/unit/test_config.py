@@ -74,7 +74,11 @@ MISTAKES = {
         "outside the allowed range",
     ),
     "unknown level": ("per: image}", "per: picture}", "one of structure, wave, focus, image"),
-    "level too fine": ("std: 8 nm}, per: focus}", "std: 8 nm}, per: image}", "one of structure, wave, focus here"),
+    "level too fine": (
+        "std: 8 nm}, per: focus}",
+        "std: 8 nm}, per: image}",
+        "one of structure, wave, focus here",
+    ),
     "unknown lattice": ("fcc", "fccc", "'fcc', 'bcc'"),
     "no lattice constant": (", a: 4.08265 A", "", "needs the lattice constant 'a'"),
     "particle too large": ("max: 3.5 nm", "max: 6 nm", "does not fit the cell: at most 38 A"),

@@ -65,7 +65,11 @@ def test_first_draws_are_pinned(name: str) -> None:
 def test_streams_depend_on_seed_name_and_index_alone() -> None:
     first = STREAMS("structure/radius", 7).random(5)
     assert (STREAMS("structure/radius", 7).random(5) == first).all()
-    others = [STREAMS("structure/radius", 8), STREAMS("structure/x", 7), Streams(1)("structure/radius", 7)]
+    others = [
+        STREAMS("structure/radius", 8),
+        STREAMS("structure/x", 7),
+        Streams(1)("structure/radius", 7),
+    ]
     assert not any((other.random(5) == first).any() for other in others)
 
 

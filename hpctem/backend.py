@@ -1,0 +1,299 @@
+"""Where the arithmetic runs: NumPy with one of three CPU FFTs, or CuPy on one GPU.
+
+Everything that can change the bytes of a result is decided here and reported by
+`Backend.identity`: the FFT library and its instruction set, the instruction set for which Numba
+compiles, the versions, the kind of device. Importing this module sets `MKL_CBWR=AVX2`, one MKL
+thread, and x86-64-v3 (AVX2 and FMA, no AVX-512) as Numba's target, unless the environment
+already says otherwise; import it before Numba and MKL. MKL gives one result per instruction set,
+and Numba one per processor model, so without this two kinds of node would disagree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from hpctem.errors import ConfigError
+
+CPU_FFTS = ("mkl_fft", "pyfftw", "scipy")
+_V3_FLAGS = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"}
+
+
+def _host_is_v3() -> bool:
+    """Whether this processor runs x86-64-v3 code (psABI level with AVX2 and FMA)."""
+    if platform.machine() != "x86_64":
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return set(flags.split()) >= _V3_FLAGS
+
+
+def _fix_instruction_sets() -> None:
+    os.environ.setdefault("MKL_CBWR", "AVX2")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    if "NUMBA_CPU_NAME" not in os.environ and _host_is_v3():
+        os.environ["NUMBA_CPU_NAME"] = "x86-64-v3"
+        os.environ.setdefault("NUMBA_CPU_FEATURES", "+avx2,+fma")
+        if "numba" in sys.modules:  # its settings were read too early; nothing compiled is changed
+            sys.modules["numba"].config.reload_config()
+
+
+_fix_instruction_sets()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The array module, FFT and device of this process.
+
+    Attributes: `name` 'numpy' or 'cupy'; `xp` the array module; `fft_provider` 'mkl_fft',
+    'pyfftw', 'scipy' or 'cufft'; `device` a text for people ('CPU', 'NVIDIA H100 (device 0)').
+    """
+
+    name: str
+    xp: ModuleType
+    fft_provider: str
+    device: str
+    _plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def asarray(self, a: Any, dtype: Any = None) -> Any:
+        """Return `a` as an array of this backend, copied to the device where there is one."""
+        return self.xp.asarray(a, dtype=dtype)
+
+    def to_host(self, a: Any) -> np.ndarray:
+        """Return `a` as a NumPy array, copied from the device where there is one."""
+        return self.xp.asnumpy(a) if self.name == "cupy" else np.asarray(a)
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished (nothing to wait for on a CPU)."""
+        if self.name == "cupy":
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def fft2(self, a: Any, out: Any = None) -> Any:
+        """Discrete Fourier transform over the last two axes, exp(-2 pi i j m / n), unscaled.
+
+        `a`: complex64 or complex128 [..., ny, nx]; `out`: an array like `a`, which may be `a`
+        itself, or None for a new one. Returns `out`, of the dtype of `a`.
+        """
+        return self._transform(a, out, forward=True, scaled=False)
+
+    def ifft2(self, a: Any, out: Any = None, scaled: bool = True) -> Any:
+        """Inverse of `fft2` (shapes and dtypes alike); without the 1/(ny nx) if not `scaled`."""
+        return self._transform(a, out, forward=False, scaled=scaled)
+
+    def _transform(self, a: Any, out: Any, forward: bool, scaled: bool) -> Any:
+        if a.dtype not in (np.complex64, np.complex128):
+            raise TypeError(f"fft2 and ifft2 take complex64 or complex128, not {a.dtype}")
+        if self.fft_provider == "cufft":
+            return self._transform_on_gpu(a, out, forward, scaled)
+        if out is None:
+            out = np.empty_like(a, order="C")
+        plane = _CPU_TRANSFORMS[self.fft_provider]
+        shape = a.shape[-2:]
+        for source, target in zip(a.reshape(-1, *shape), out.reshape(-1, *shape), strict=True):
+            plane(self._plans, source, target, forward, scaled)
+        return out
+
+    def _transform_on_gpu(self, a: Any, out: Any, forward: bool, scaled: bool) -> Any:
+        from cupyx.scipy import fft
+
+        transform = fft.fft2 if forward else fft.ifft2
+        norm = "backward" if forward or scaled else "forward"
+        result = transform(a, axes=(-2, -1), norm=norm, overwrite_x=out is a)
+        if out is None:
+            return result
+        if result is not out and result.data.ptr != out.data.ptr:
+            out[...] = result
+        return out
+
+    def identity(self) -> dict[str, str]:
+        """Name everything that may change bytes; two runs with equal identities agree exactly.
+
+        `fft_digest` and `numpy_digest` are digests of results on fixed numbers, so that a library
+        that takes another path on another processor is seen whatever its version says.
+        """
+        identity = {
+            "backend": self.name,
+            "fft": f"{self.fft_provider} {_fft_version(self)}",
+            "fft_digest": _fft_digest(self),
+            "numpy": np.__version__,
+            "numpy_digest": _numpy_digest(),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "numba": _version("numba"),
+            "numba_target": _numba_target(),
+        }
+        if self.fft_provider == "mkl_fft":
+            identity["mkl"] = _version("mkl")
+            identity["MKL_CBWR"] = os.environ.get("MKL_CBWR", "")
+        if self.name == "cupy":
+            runtime = self.xp.cuda.runtime
+            identity["cupy"] = self.xp.__version__
+            identity["cuda"] = str(runtime.runtimeGetVersion())
+            identity["device"] = _device_name(self.xp)
+        return identity
+
+
+def _mkl_plane(_: dict, source: np.ndarray, out: np.ndarray, forward: bool, scaled: bool) -> None:
+    import mkl_fft
+
+    if forward:
+        mkl_fft.fft2(source, out=out)
+    else:
+        mkl_fft.ifft2(source, norm="backward" if scaled else "forward", out=out)
+
+
+def _fftw_plane(
+    plans: dict, source: np.ndarray, out: np.ndarray, forward: bool, scaled: bool
+) -> None:
+    import pyfftw
+
+    # One aligned work array per shape: a plan made for another alignment may round differently.
+    key = (source.shape, source.dtype.str, forward)
+    if key not in plans:
+        work = pyfftw.empty_aligned(source.shape, source.dtype, n=64)
+        direction = "FFTW_FORWARD" if forward else "FFTW_BACKWARD"
+        plan = pyfftw.FFTW(
+            work, work, axes=(0, 1), direction=direction, flags=("FFTW_ESTIMATE",), threads=1
+        )
+        plans[key] = (work, plan)
+    work, plan = plans[key]
+    work[...] = source
+    plan.execute()
+    if scaled:
+        np.multiply(work, work.real.dtype.type(1 / work.size), out=work)
+    out[...] = work
+
+
+def _scipy_plane(_: dict, source: np.ndarray, out: np.ndarray, forward: bool, scaled: bool) -> None:
+    from scipy import fft
+
+    if forward:
+        out[...] = fft.fft2(source, workers=1)
+    else:
+        out[...] = fft.ifft2(source, norm="backward" if scaled else "forward", workers=1)
+
+
+_CPU_TRANSFORMS = {"mkl_fft": _mkl_plane, "pyfftw": _fftw_plane, "scipy": _scipy_plane}
+
+
+def _fft_version(backend: Backend) -> str:
+    if backend.name == "cupy":
+        return str(backend.xp.cuda.cufft.getVersion())
+    return _version(backend.fft_provider)
+
+
+@lru_cache(maxsize=8)
+def _digest_of_provider(provider: str) -> str:
+    backend = Backend("numpy", np, provider, "CPU")
+    return _digest_transforms(backend)
+
+
+def _digest_transforms(backend: Backend) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for ny, nx in ((64, 64), (100, 90), (63, 77), (320, 320)):
+        numbers = np.arange(2 * ny * nx, dtype=np.int64)
+        wave = (numbers * 7919 % 1009 / 1009 - 0.5).astype(np.float32).view(np.complex64)
+        wave = backend.asarray(wave.reshape(1, ny, nx))
+        backend.fft2(wave, out=wave)
+        digest.update(backend.to_host(wave).tobytes())
+        digest.update(backend.to_host(backend.ifft2(wave)).tobytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _numpy_digest() -> str:
+    """Digest of elementary functions and a matrix product, which differ between processors."""
+    x = np.arange(1, 1025) * 0.00737
+    matrix = (np.arange(64 * 64) * 7919 % 1009 / 1009).reshape(64, 64)
+    values = [np.sin(x), np.cos(x), np.exp(x), np.log(x), np.sqrt(x), np.arctan2(x, x[::-1])]
+    values += [np.cumsum(x), x**1.7, matrix @ matrix.T, np.array([x.sum()])]
+    values += [f(x.astype(np.float32)) for f in (np.sin, np.cos, np.exp)]
+    digest = hashlib.blake2b(digest_size=8)
+    for value in values:
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _fft_digest(backend: Backend) -> str:
+    if backend.name == "numpy":
+        return _digest_of_provider(backend.fft_provider)
+    return _digest_transforms(backend)
+
+
+def _numba_target() -> str:
+    name = os.environ.get("NUMBA_CPU_NAME")
+    if name:
+        return name
+    from llvmlite.binding import get_host_cpu_name
+
+    return str(get_host_cpu_name())
+
+
+def _device_name(cupy: ModuleType) -> str:
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _choose_cpu_fft(fft: str) -> str:
+    if fft == "auto":
+        return next((name for name in CPU_FFTS if find_spec(name)), "scipy")
+    if fft not in CPU_FFTS:
+        raise ConfigError(f"FFT provider '{fft}' is unknown; choose auto or {', '.join(CPU_FFTS)}.")
+    if not find_spec(fft):
+        raise ConfigError(f"FFT provider '{fft}' is not installed here; install it or use 'auto'.")
+    return fft
+
+
+def _find_cuda() -> tuple[ModuleType | None, str]:
+    """Return CuPy if it has a device, else None and the reason."""
+    if not find_spec("cupy"):
+        return None, "CuPy is not installed (extras cuda12, cuda13)"
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # a missing driver shows as many kinds of error
+        return None, f"CUDA does not start: {error}"
+    return (cupy, "") if count else (None, "no CUDA device is visible")
+
+
+def select_backend(device: str = "auto", local_rank: int = 0, fft: str = "auto") -> Backend:
+    """Choose the device of this process: one GPU per local rank, or one CPU thread.
+
+    `device`: 'cpu', 'cuda' (GPU number `local_rank` modulo the number of GPUs) or 'auto' (a GPU if
+    there is one). `fft`: 'auto' (mkl_fft, pyfftw, scipy, the first installed) or one of them; a
+    GPU always uses cuFFT. Raises ConfigError for an unknown name, a provider that is not
+    installed, and for 'cuda' where CuPy or the device is absent.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device '{device}' is unknown; choose auto, cpu or cuda.")
+    if device != "cpu":
+        cupy, reason = _find_cuda()
+        if cupy is not None:
+            index = local_rank % cupy.cuda.runtime.getDeviceCount()
+            cupy.cuda.Device(index).use()
+            return Backend("cupy", cupy, "cufft", f"{_device_name(cupy)} (device {index})")
+        if device == "cuda":
+            raise ConfigError(f"device 'cuda' was asked for, but {reason}. Use --device cpu.")
+    return Backend("numpy", np, _choose_cpu_fft(fft), "CPU")

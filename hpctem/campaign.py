@@ -1,0 +1,377 @@
+"""One campaign from structure to stored image: the one place that knows the order.
+
+Structure i: sample the atoms, displace them by frozen phonons, pass the electron wave through them,
+label the particles, form the noise-free image of every focus and record every image of it. All of
+it is a pure function of (config, seed, i); `hpctem.database` puts the rows where they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hpctem import labels, tables
+from hpctem.backend import Backend
+from hpctem.conditions import COEFFICIENTS, CONDITION_COLUMNS, DrawConditions
+from hpctem.config import Config, MeasuredMtf
+from hpctem.detection.detector import Detector, detect
+from hpctem.detection.filters import crop, draw_crop, filter_median
+from hpctem.detection.mtf import MTF, ParametricMTF, TabulatedMTF
+from hpctem.errors import SampleError
+from hpctem.grids import Grids, choose_grids
+from hpctem.optics.aberrations import Aberrations
+from hpctem.optics.electron import interaction_constant, wavelength
+from hpctem.optics.grid import Grid
+from hpctem.optics.multislice import Multislice, exit_waves, plan_slices
+from hpctem.optics.potential import projected_potential
+from hpctem.optics.transfer import Imaging, form_images
+from hpctem.sampling import Streams
+from hpctem.structures import phonons, recipes
+from hpctem.structures.columns import (
+    PARTICLE_COLUMNS,
+    PLANAR_DEFECT_COLUMNS,
+    STRUCTURE_COLUMNS,
+    tabulate,
+)
+from hpctem.structures.scenes import Structure, digest
+
+Rows = dict[str, np.ndarray]
+DEFAULT_PHASE = 0.1  # rad
+DEFAULT_CONTRAST = 0.1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A campaign on a device: everything that does not change from structure to structure."""
+
+    config: Config
+    backend: Backend
+
+    @cached_property
+    def grids(self) -> Grids:
+        """Pixel grids of waves and images."""
+        return choose_grids(self.config)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """The random streams of the campaign."""
+        return Streams(self.config.campaign.seed)
+
+    @cached_property
+    def rms(self) -> dict[int, float]:
+        """Rms displacement in A per atomic number, of frozen phonons or of the smearing."""
+        simulation = self.config.simulation
+        given = simulation.phonons.rms if simulation.phonons else simulation.debye_waller or {}
+        known = {} if simulation.debye_waller is not None else dict(phonons.RMS_300K)
+        return known | {recipes.atomic_number(symbol): u for symbol, u in given.items()}
+
+    @cached_property
+    def image_dtype(self) -> np.dtype:
+        """Type of a stored image: uint16 of a counting or digitising camera, else float32."""
+        return self._camera.dtype
+
+    @cached_property
+    def image_units(self) -> str:
+        """Unit of a stored image."""
+        return self._camera.units
+
+    @cached_property
+    def _camera(self) -> Detector:
+        """The detector with all the noise that it can have."""
+        noise = self.config.imaging.detector.readout_noise.support[1]
+        unit = {"mtf_c1": 0.0, "mtf_c2": 1.0, "mtf_c3": 1.0, "quantum_efficiency": 1.0}
+        return set_detector(self.config, unit | {"readout_noise": noise})
+
+    def check_displacements(self, numbers: np.ndarray) -> None:
+        """Raise ConfigError when an element lacks the displacement that the campaign asks for."""
+        if self.config.simulation.phonons is not None:
+            phonons.displacements(numbers, self.rms, self.streams("phonon/0/0", 0))
+
+    def structure(self, index: int) -> Structure:
+        """The atoms of structure `index` at rest."""
+        return recipes.sample_structure(self.config.structure, self.streams, index)
+
+    def multislice(self, tilt: tuple[float, float]) -> Multislice:
+        """How waves pass a structure; `tilt` of the beam towards x and y in rad."""
+        simulation = self.config.simulation
+        return Multislice(
+            energy=simulation.energy,
+            slice_thickness=simulation.slice_thickness,
+            parametrization=simulation.parametrization,
+            projection=simulation.projection,
+            slice_plane=simulation.slice_plane,
+            tilt=tilt,
+            debye_waller=self.rms if simulation.debye_waller is not None else None,
+        )
+
+
+def compute_structure(experiment: Experiment, index: int) -> Rows:
+    """All rows of structure `index`: dataset path -> array whose first axis counts its rows.
+
+    Raises SampleError when the sample fails by its own nature.
+    """
+    config = experiment.config
+    structure = experiment.structure(index)
+    rows = tabulate_structure(structure)
+    images: list[Rows] = []
+    stored_waves = []
+    for wave in range(config.waves):
+        each = config.imaging.foci * config.imaging.images_per_focus
+        taken = range(wave * each, (wave + 1) * each)
+        recorded, waves = compute_images(experiment, structure, index, taken)
+        images.extend(recorded)
+        if config.storage.exit_waves:
+            stored_waves.append(experiment.backend.to_host(waves))
+    rows |= {path: np.stack([image[path] for image in images]) for path in images[0]}
+    if stored_waves:
+        rows[tables.EXIT_WAVES] = np.stack(stored_waves)
+    if config.storage.store_atoms:
+        rows[tables.POSITIONS] = structure.positions
+        rows[tables.NUMBERS] = structure.numbers
+        rows[tables.TAGS] = structure.tags
+    return rows
+
+
+def compute_images(
+    experiment: Experiment, structure: Structure, index: int, images: range
+) -> tuple[list[Rows], Any]:
+    """Rows of some images of structure `index`, all of one exit wave, and that wave's phonons."""
+    draw = DrawConditions(experiment.config, experiment.streams, index)
+    wave = draw.wave_of(images.start)
+    tilt = draw.tilt(wave)
+    waves, displaced = pass_wave(experiment, structure, index, wave, tilt)
+    instances = label_particles(experiment, structure, displaced, tilt)
+    height = structure.cell[2]
+    return list(image_wave(experiment, waves, height, instances, draw, images)), waves
+
+
+def tabulate_structure(structure: Structure) -> Rows:
+    """The rows of a structure in the tables of structures, particles and planar defects."""
+    rows: Rows = {}
+    for group, columns, records in (
+        ("structures", STRUCTURE_COLUMNS, [structure.values]),
+        ("particles", PARTICLE_COLUMNS, structure.particles),
+        ("planar_defects", PLANAR_DEFECT_COLUMNS, structure.planar_defects),
+    ):
+        table = tabulate(records, columns)
+        rows |= {f"/entry/{group}/{name}": values for name, values in table.items()}
+    rows["/entry/structures/atoms_digest"] = np.frombuffer(digest(structure), np.uint8)[None]
+    return rows
+
+
+def pass_wave(
+    experiment: Experiment,
+    structure: Structure,
+    index: int,
+    wave: int,
+    tilt: tuple[float, float],
+) -> tuple[Any, np.ndarray]:
+    """The exit waves of all phonon configurations, and the displaced atoms that made them.
+
+    Returns complex64 (P, ny, nx) at the exit plane on the image grid, and (P, n, 3) float64 A.
+    """
+    simulation = experiment.config.simulation
+    if simulation.phonons is None:
+        displaced = structure.positions[None]
+    else:
+        displaced = np.stack(
+            [
+                structure.positions
+                + phonons.displacements(
+                    structure.numbers,
+                    experiment.rms,
+                    experiment.streams(f"phonon/{wave}/{configuration}", index),
+                )
+                for configuration in range(simulation.phonons.configurations)
+            ]
+        )
+    return exit_waves_of(experiment, structure, displaced, structure.tags >= 0, tilt), displaced
+
+
+def exit_waves_of(
+    experiment: Experiment,
+    structure: Structure,
+    displaced: np.ndarray,
+    chosen: np.ndarray,
+    tilt: tuple[float, float],
+) -> Any:
+    """Exit waves of the chosen atoms alone, in the cell and slices of the whole structure."""
+    grids = experiment.grids
+    multislice = experiment.multislice(tilt)
+    height = structure.cell[2]
+    return exit_waves(
+        displaced[:, chosen],
+        structure.numbers[chosen],
+        height,
+        Grid(grids.wave, grids.extent),
+        multislice,
+        experiment.backend,
+        output_shape=grids.image,
+        slices=plan_slices(structure.positions, structure.numbers, height, multislice),
+    )
+
+
+def label_particles(
+    experiment: Experiment,
+    structure: Structure,
+    displaced: np.ndarray,
+    tilt: tuple[float, float],
+) -> Any:
+    """Which pixel of the image grid shows which particle: (ny, nx) uint8, 0 none, k particle k."""
+    xp = experiment.backend.xp
+    count = len(structure.particles)
+    if count == 0:
+        return xp.zeros(experiment.grids.image, dtype=xp.uint8)
+    pairs = [
+        mask_particle(experiment, structure, displaced, structure.tags == k, tilt)
+        for k in range(1, count + 1)
+    ]
+    masks, phases = zip(*pairs, strict=True)
+    return labels.map_instances(masks, phases)
+
+
+def mask_particle(
+    experiment: Experiment,
+    structure: Structure,
+    displaced: np.ndarray,
+    chosen: np.ndarray,
+    tilt: tuple[float, float],
+) -> tuple[Any, Any]:
+    """The mask of one particle and the phase shift that ranks it where particles overlap."""
+    config, backend, grids = experiment.config, experiment.backend, experiment.grids
+    mask, simulation = config.labels.mask, config.simulation
+    pixels = mask.smoothing * grids.image[0] / grids.extent[0]
+    potential = projected_potential(
+        structure.positions[chosen],
+        structure.numbers[chosen],
+        Grid(grids.image, grids.extent),
+        backend,
+        simulation.parametrization,
+    )
+    phase = labels.smooth_phase(
+        potential, interaction_constant(simulation.energy), grids.extent, backend, mask.smoothing
+    )
+    if mask.method == "projected_potential":
+        return labels.mask_by_phase_shift(phase, mask.threshold or DEFAULT_PHASE), phase
+    waves = exit_waves_of(experiment, structure, displaced, chosen, tilt)
+    if mask.method == "phase":
+        measured = labels.measure_wave_phase(
+            waves, wavelength(simulation.energy), grids.extent, structure.cell[2] / 2, backend
+        )
+        threshold = mask.threshold or DEFAULT_PHASE
+        return labels.mask_by_wave_phase(measured, backend, threshold, pixels), phase
+    centre = Imaging(energy=simulation.energy, defocus=structure.cell[2] / 2)
+    intensity = form_images(waves, grids.extent, [centre], backend)[0]
+    contrast = mask.contrast or DEFAULT_CONTRAST
+    return labels.mask_by_intensity(intensity, backend, contrast, pixels), phase
+
+
+def image_wave(
+    experiment: Experiment,
+    waves: Any,
+    height: float,
+    instances: Any,
+    draw: DrawConditions,
+    images: range,
+) -> Iterator[Rows]:
+    """Images that one exit wave gives, focus by focus: the rows of each in the image table.
+
+    `images` are running numbers within the structure, all of one wave.
+    """
+    each = experiment.config.imaging.images_per_focus
+    foci = list(dict.fromkeys(image // each for image in images))
+    optics = {focus: draw.optics(focus, height) for focus in foci}
+    settings = [set_optics(experiment.config, optics[focus]) for focus in foci]
+    intensities = form_images(waves, experiment.grids.extent, settings, experiment.backend)
+    of_focus = dict(zip(foci, intensities, strict=True))
+    for image in images:
+        focus = image // each
+        conditions = draw.identify(image) | optics[focus] | draw.detection(image)
+        yield record_image(experiment, of_focus[focus], instances, conditions, draw, image)
+
+
+def set_optics(config: Config, values: dict[str, float]) -> Imaging:
+    """The optical settings of one focus, from its row of conditions."""
+    imaging = config.imaging
+    return Imaging(
+        energy=config.simulation.energy,
+        defocus=values["defocus_exit"],
+        aberrations=Aberrations(**{name: values[name] for name in COEFFICIENTS}),
+        focal_spread=values["focal_spread"],
+        spread_nodes=imaging.focal_planes,
+        objective_aperture=imaging.objective_aperture,
+        convergence=values["convergence_semiangle"],
+        plasmon=(values["plasmon_weight"], values["plasmon_background"])
+        if imaging.plasmon
+        else None,
+    )
+
+
+def record_image(
+    experiment: Experiment,
+    intensity: Any,
+    instances: Any,
+    conditions: dict[str, float],
+    draw: DrawConditions,
+    image: int,
+) -> Rows:
+    """One image as the detector records it, cropped together with its labels, and its row.
+
+    `intensity` is the noise-free image (ny, nx), 1 for the incident beam.
+    """
+    backend, grids = experiment.backend, experiment.grids
+    recorded, saturated = detect(
+        intensity,
+        conditions["dose"],
+        grids.pixel_area,
+        set_detector(experiment.config, conditions),
+        draw.generator(image, "counts"),
+        draw.generator(image, "readout"),
+        backend,
+    )
+    if experiment.config.imaging.median:
+        recorded = filter_median(recorded)
+    row, column = 0, 0
+    if grids.stored != grids.image:
+        row, column = draw_crop(grids.image, grids.stored, draw.generator(image, "crop"))
+    recorded = backend.to_host(crop(recorded, (row, column), grids.stored))
+    cropped = backend.to_host(crop(instances, (row, column), grids.stored))
+    values = {
+        **conditions,
+        "crop_x": column,
+        "crop_y": row,
+        "mean": float(recorded.mean(dtype=np.float64)),
+        "standard_deviation": float(recorded.std(dtype=np.float64)),
+        "minimum": float(recorded.min()),
+        "maximum": float(recorded.max()),
+        "saturated": saturated,
+        "particle_fraction": float(np.count_nonzero(cropped) / cropped.size),
+    }
+    columns = (*CONDITION_COLUMNS, *tables.IMAGE_STATISTICS)
+    rows = {f"/entry/metadata/{c.name}": np.array(values[c.name], c.dtype) for c in columns}
+    if not np.isfinite(values["standard_deviation"]):
+        raise SampleError("the image holds NaN or infinity")
+    return {tables.IMAGES: recorded, tables.INSTANCES: cropped, **rows}
+
+
+def set_detector(config: Config, conditions: dict[str, float]) -> Detector:
+    """The detector of one image, from its row of conditions."""
+    detector = config.imaging.detector
+    mtf: MTF | None = None
+    if isinstance(detector.mtf, MeasuredMtf):
+        mtf = TabulatedMTF(detector.mtf.frequencies, detector.mtf.values)
+    elif detector.mtf is not None:
+        mtf = ParametricMTF(conditions["mtf_c1"], conditions["mtf_c2"], conditions["mtf_c3"])
+    return Detector(
+        mtf=mtf,
+        quantum_efficiency=conditions["quantum_efficiency"],
+        readout_noise=conditions["readout_noise"],
+        gain=detector.gain,
+        offset=detector.offset,
+        digitize=detector.digitize,
+        saturation_limit=detector.saturation_limit,
+    )

@@ -1,0 +1,207 @@
+"""Lay out the whole database before any work: afterwards bytes are filled in, nothing else changes.
+
+A file whose datasets all exist at their final size survives a SIGKILL at any moment; files that
+grow while they are written do not. Two files of one layout are the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpctem.database.plan import write_plan
+from hpctem.database.schema import PLAN_PATH, Axis, Field, Layout
+from hpctem.errors import DatabaseError, MachineError
+
+# Datasets above the threshold begin at a page, which page caches and direct input/output like.
+ALIGNMENT_THRESHOLD, ALIGNMENT = 65536, 4096
+HEADER_BYTES = 2**20
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def create(path: str | Path, layout: Layout, identity: Mapping[str, str]) -> None:
+    """Write the empty database: every dataset at its final place, its space reserved, zeros inside.
+
+    The file appears under its name only when it is complete and on disk. One process calls this.
+
+    Raises MachineError when the disk or quota does not suffice (with the estimate), DatabaseError
+    when the file exists.
+    """
+    path = Path(path)
+    if path.exists():
+        raise DatabaseError(f"{path} exists already")
+    check_space(path.parent, layout.data_bytes + HEADER_BYTES)
+    temporary = path.with_name(path.name + ".creating")
+    temporary.unlink(missing_ok=True)
+    try:
+        _write_empty(temporary, layout, write_plan(layout, identity))
+        descriptor = os.open(temporary, os.O_RDWR)
+        try:
+            reserve_space(descriptor, os.fstat(descriptor).st_size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MachineError(
+            f"cannot reserve the {gib(layout.data_bytes)} of {path}: "
+            f"{error.strerror or error}; free space or choose another folder"
+        ) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise MachineError when the filesystem of `folder` has fewer than `needed` bytes free."""
+    try:
+        status = os.statvfs(folder)
+    except OSError as error:
+        raise MachineError(f"cannot write into {folder}: {error.strerror}") from error
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise MachineError(
+            f"the database needs {gib(needed)} but {folder.absolute()} has only {gib(free)} free; "
+            "free space, choose another folder or cut the campaign into volumes"
+        )
+
+
+def reserve_space(descriptor: int, size: int) -> bool:
+    """Reserve the blocks of a file with fallocate(2); False where the filesystem cannot.
+
+    Python's os.posix_fallocate would silently write zeros over the whole file there.
+
+    Raises OSError when the space does not suffice.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "fallocate"):
+        return False
+    call = libc.fallocate
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    while call(descriptor, 0, 0, size) != 0:
+        code = ctypes.get_errno()
+        if code in UNSUPPORTED:
+            return False
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new files of a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def gib(size: int) -> str:
+    """Bytes as text for messages: '1.50 GiB', '12.0 MiB'."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _write_empty(path: Path, layout: Layout, plan: str) -> None:
+    # The default library versions give superblock 0. With 'latest' (superblock 3) a killed serial
+    # writer leaves a file that HDF5 refuses to open.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_alignment(ALIGNMENT_THRESHOLD, ALIGNMENT)
+    identifier = h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fapl=access)
+    with h5py.File(identifier) as file:
+        for name, text in layout.campaign.items():
+            _write_text(file, f"/entry/campaign/{name}", text)
+        _write_text(file, PLAN_PATH, plan)
+        for item in layout.datasets:
+            _create_dataset(file, item, layout.rows(item.table))
+        _describe_groups(file, layout)
+
+
+def _write_text(file: h5py.File, path: str, text: str) -> None:
+    raw = text.encode()
+    dtype = h5py.string_dtype("utf-8", max(1, len(raw)))
+    file.create_dataset(path, data=np.array(raw, dtype=dtype), dtype=dtype, track_times=False)
+
+
+def _create_dataset(file: h5py.File, item: Field, rows: int) -> None:
+    parent = file.require_group(item.path.rsplit("/", 1)[0])
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)
+    space = h5py.h5s.create_simple((rows, *item.shape))
+    kind = h5py.h5t.py_create(_stored_type(item), logical=True)
+    dataset = h5py.Dataset(h5py.h5d.create(parent.id, item.name.encode(), kind, space, properties))
+    for name, value in (("units", item.units), ("description", item.description)):
+        if value:
+            dataset.attrs[name] = value
+    for name, value in item.attributes.items():
+        dataset.attrs[name] = value
+
+
+def _stored_type(item: Field) -> np.dtype:
+    if item.dtype.kind == "S":
+        return h5py.string_dtype("utf-8", item.dtype.itemsize)
+    if item.categories:
+        names = {name: number for number, name in enumerate(item.categories)}
+        return h5py.enum_dtype(names, basetype=item.dtype)
+    return item.dtype
+
+
+def _describe_groups(file: h5py.File, layout: Layout) -> None:
+    """NeXus: an NXentry of definition NXem, one NXdata for each stack, collections elsewhere."""
+    attributes: dict[str, dict[str, Any]] = {"/": {"NX_class": "NXroot", "default": "entry"}}
+    paths = sorted({item.path for item in layout.datasets} | {PLAN_PATH})
+    for path in paths:
+        parts = path.strip("/").split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            attributes.setdefault("/" + "/".join(parts[:depth]), {"NX_class": "NXcollection"})
+    attributes["/entry"] = {"NX_class": "NXentry"}
+    _write_text(file, "/entry/definition", "NXem")
+    _write_text(file, "/entry/title", layout.title)
+    for number, stack in enumerate(layout.stacks):
+        group, signal = stack.signal.rsplit("/", 1)
+        if number == 0:
+            attributes["/entry"]["default"] = group.removeprefix("/entry/")
+        attributes[group] = {
+            "NX_class": "NXdata",
+            "signal": signal,
+            "axes": [stack.row, *(axis.name for axis in stack.axes)],
+            "interpretation": "image",
+        }
+        rows = next(f for f in layout.fields if f.path == stack.signal).table
+        each, total = layout.rows_per_structure[rows], layout.rows(rows)
+        count = Axis(stack.row, total, 1, "", layout.first_structure * each, "row of the campaign")
+        for place, axis in enumerate((count, *stack.axes)):
+            attributes[group][f"{axis.name}_indices"] = place
+            _write_axis(file, group, axis)
+        dataset = file[stack.signal]
+        dataset.attrs["interpretation"] = "image"
+        # Lazy readers (HyperSpy) take their chunks from here: the dataset itself is contiguous.
+        dataset.attrs["chunks"] = np.array([1, *(axis.size for axis in stack.axes)])
+        if stack.title:
+            _write_text(file, f"{group}/title", stack.title)
+    for path, extra in layout.groups.items():
+        attributes.setdefault(path, {"NX_class": "NXcollection"}).update(extra)
+    for path in sorted(attributes):
+        group_ = file.require_group(path)
+        for name, value in attributes[path].items():
+            group_.attrs[name] = value
+
+
+def _write_axis(file: h5py.File, group: str, axis: Axis) -> None:
+    whole = float(axis.step).is_integer() and float(axis.offset).is_integer() and not axis.units
+    values = axis.offset + axis.step * np.arange(axis.size, dtype=np.float64)
+    path = f"{group}/{axis.name}"
+    data = values.astype(np.int64) if whole else values
+    dataset = file.create_dataset(path, data=data, track_times=False)
+    if axis.units:
+        dataset.attrs["units"] = axis.units
+    if axis.description:
+        dataset.attrs["long_name"] = axis.description

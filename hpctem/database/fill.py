@@ -1,0 +1,356 @@
+"""Fill a database: compute on all ranks, commit segment by segment, go on after any death."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hpctem.database.create import create
+from hpctem.database.digest import digest_rows, digest_segment
+from hpctem.database.finish import MARKER, find_bad_rows, read_marker, write_marker
+from hpctem.database.isolate import compute_alone
+from hpctem.database.journal import (
+    Journal,
+    Journals,
+    JournalWatch,
+    journal_folder,
+    merge_journals,
+    read_journals,
+    remove_journals,
+    wait_for_writers,
+)
+from hpctem.database.lock import hold_lock
+from hpctem.database.plan import compare_plans, plan_key, write_plan
+from hpctem.database.reader import open_file, read_plan
+from hpctem.database.schema import STATUS_PATH, Layout
+from hpctem.database.segment import StructureRows, empty_block, place_rows
+from hpctem.database.writer import Writer, open_writer
+from hpctem.errors import DatabaseError, MachineError
+from hpctem.parallel import Communicator, Progress, share_cyclically
+
+DEATHS_BEFORE_ISOLATION = 3
+log = logging.getLogger("hpctem")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a database holds after a job: numbers of structures.
+
+    complete    everything is committed, verified and marked; else the same command goes on
+    """
+
+    good: int
+    quarantined: int
+    remaining: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every rank knows of a job."""
+
+    path: Path
+    layout: Layout
+    key: bytes
+    compute: Callable[[int], StructureRows]
+    communicator: Communicator
+    writer: str
+    stop: Callable[[], bool]
+    progress: Callable[[Progress], None] | None
+    interval: float
+
+    @property
+    def folder(self) -> Path:
+        return journal_folder(self.path)
+
+
+def fill(
+    path: str | Path,
+    layout: Layout,
+    identity: Mapping[str, str],
+    compute: Callable[[int], StructureRows],
+    communicator: Communicator | None = None,
+    *,
+    writer: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[Progress], None] | None = None,
+    interval: float = 30.0,
+    patience: float = 5.0,
+) -> Summary:
+    """Compute and commit every structure that is not yet in the database; all ranks call it.
+
+    identity   what must not change between two runs (config, code version, device kind ...)
+    compute    campaign index -> rows of that structure; it catches what fails by the structure's
+               own nature and returns it quarantined; what it raises ends the job. It is pickled
+               when a structure has to be computed in a process of its own (three deaths).
+    stop       asked before each segment; once true on any rank, all finish theirs and return
+    progress   called on rank 0 in a thread every `interval` seconds and at the end; what it raises
+               is raised on all ranks once their segments are committed (too many quarantined)
+    patience   seconds to wait for the end of an earlier job
+
+    Run it inside `abort_on_error`: an error on one rank must end the others.
+
+    Raises DatabaseError when another job holds the database, it was begun with another plan, or it
+    is damaged; MachineError when the disk or another part of the machine fails.
+    """
+    communicator = communicator or Communicator()
+    plan = write_plan(layout, identity)
+    job = _Job(
+        Path(path), layout, plan_key(plan), compute, communicator, writer, stop, progress, interval
+    )
+    with ExitStack() as held:
+
+        def begin() -> tuple[Journals, bool]:
+            _make_folder(job.folder)
+            held.enter_context(hold_lock(job.folder, patience))
+            wait_for_writers(job.folder, patience)
+            return _prepare(job, identity, plan)
+
+        journals, complete = communicator.on_root(begin)
+        for _ in range(2):
+            if complete:
+                return _summarise(layout, journals, True)
+            journals = _run(job, journals)
+            if len(journals.commits) < layout.segments:
+                return _summarise(layout, journals, False)
+            bad = _check_all(job, journals)
+            journals, complete = communicator.on_root(partial(_finish, job, journals, bad))
+        if complete:
+            return _summarise(layout, journals, True)
+    raise MachineError(
+        f"{path}: what was written twice does not read back the same; check the filesystem"
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _prepare(job: _Job, identity: Mapping[str, str], plan: str) -> tuple[Journals, bool]:
+    """Rank 0: make the database or take up an earlier one; all earlier journals become one."""
+    if not job.path.exists():
+        (job.folder / MARKER).unlink(missing_ok=True)
+        remove_journals(job.folder)
+        create(job.path, job.layout, identity)
+    with open_file(job.path) as file:
+        differences = compare_plans(read_plan(file), plan)
+        started = bool(np.any(file[STATUS_PATH][()]))
+    if differences:
+        raise DatabaseError(
+            f"{job.path} was begun with another plan and cannot be continued with this one:\n  "
+            + "\n  ".join(differences)
+        )
+    journals = read_journals(job.folder, job.key)
+    if read_marker(job.folder) is not None:
+        return journals, True
+    if started and journals.run == 0:
+        raise DatabaseError(
+            f"{job.path} holds results, but its journals are missing from {job.folder}: put them "
+            "back, or move the file away to begin anew"
+        )
+    for damaged in journals.damaged:
+        log.warning("%s ends in a torn record; what it does not confirm is computed again", damaged)
+    journals.run = merge_journals(job.folder, job.key, journals)
+    return journals, False
+
+
+def _run(job: _Job, journals: Journals) -> Journals:
+    """Compute and commit this rank's share of what remains; what the journals say afterwards."""
+    communicator, layout = job.communicator, job.layout
+    deaths = {
+        s: max((journals.deaths.get(i, 0) for i in layout.segment(s)), default=0)
+        for s in range(layout.segments)
+        if s not in journals.commits
+    }
+    # Segments that died before come last, so that one that kills does not keep others waiting.
+    remaining = sorted(deaths, key=lambda s: (deaths[s], s))
+    shares = [
+        sum(len(layout.segment(s)) for s in remaining[rank :: communicator.size])
+        for rank in range(communicator.size)
+    ]
+    suspects = {i for i, n in journals.deaths.items() if n >= DEATHS_BEFORE_ISOLATION}
+    stop_file = job.folder / f"{journals.run:08d}.stop"
+    journal = Journal(job.folder, journals.run, communicator.rank, job.key)
+    out = open_writer(job.path, layout, communicator, job.writer)
+    communicator.barrier()
+    monitor = _Monitor(job, journals, journal, shares, stop_file)
+    try:
+        with _Committer(layout, out, journal) as committer:
+            for segment in share_cyclically(remaining, communicator):
+                if job.stop():
+                    stop_file.touch()
+                if stop_file.exists():
+                    break
+                committer.commit(segment, *_compute_segment(job, journal, segment, suspects))
+    except BaseException:
+        monitor.end()
+        journal.close()
+        # Under MPI-IO closing is collective and would wait for the ranks that are well.
+        if communicator.size == 1:
+            out.close()
+        raise
+    communicator.barrier()
+    monitor.end()
+    out.close()
+    journal.close()
+    stop_file.unlink(missing_ok=True)
+    communicator.on_root(monitor.raise_failure)
+    return communicator.on_root(lambda: read_journals(job.folder, job.key))
+
+
+def _compute_segment(
+    job: _Job, journal: Journal, segment: int, suspects: set[int]
+) -> tuple[dict[str, np.ndarray], int]:
+    """All rows of a segment, and how many of its structures are quarantined."""
+    layout = job.layout
+    structures = layout.segment(segment)
+    block = empty_block(layout, structures)
+    quarantined = 0
+    for position, structure in enumerate(structures):
+        index = layout.first_structure + structure
+        if structure in suspects:
+            log.warning("structure %d was being computed at three deaths: computed alone", index)
+            result = compute_alone(job.compute, index)
+        else:
+            journal.begin(structure)
+            try:
+                result = job.compute(index)
+            except Exception:
+                journal.release(structure)
+                raise
+        quarantined += not place_rows(layout, block, position, result)
+        journal.computed(structure)
+    return block, quarantined
+
+
+class _Committer:
+    """Writes and commits one segment in a thread while the next one is computed."""
+
+    def __init__(self, layout: Layout, writer: Writer, journal: Journal) -> None:
+        self._layout, self._writer, self._journal = layout, writer, journal
+        self._pool = ThreadPoolExecutor(1, "commit")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> _Committer:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def commit(self, segment: int, block: dict[str, np.ndarray], quarantined: int) -> None:
+        """Hand over a segment; raises what went wrong with the one before."""
+        self._wait()
+        self._pending = self._pool.submit(self._store, segment, block, quarantined)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def _store(self, segment: int, block: dict[str, np.ndarray], quarantined: int) -> None:
+        layout = self._layout
+        digests = digest_rows(layout, block)
+        structures = layout.segment(segment)
+        for item in layout.datasets:
+            values = block[item.path] if item.path in block else digests[item.path]
+            self._writer.write(item.path, layout.row_range(item.table, structures).start, values)
+        self._writer.sync()
+        self._journal.commit(segment, digest_segment(layout, digests), quarantined)
+
+
+class _Monitor:
+    """Rank 0: reads the journals of all ranks now and then and shows how far they are."""
+
+    def __init__(
+        self, job: _Job, journals: Journals, own: Journal, shares: list[int], stop_file: Path
+    ) -> None:
+        self._job, self._shares, self._stop_file = job, tuple(shares), stop_file
+        self._watch = JournalWatch(job.folder, journals.run, job.key, own)
+        self._before = job.layout.structures - sum(shares)
+        self._quarantined = sum(count for _, count in journals.commits.values())
+        self._started = time.monotonic()
+        self._end = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._watch_all, name="monitor", daemon=True)
+        if job.communicator.rank == 0 and job.progress is not None:
+            self._thread.start()
+
+    def end(self) -> None:
+        """Show the final state."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def raise_failure(self) -> None:
+        """Raise what `progress` raised."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _watch_all(self) -> None:
+        while self._failure is None:
+            last = self._end.wait(self._job.interval)
+            try:
+                self._show(last)
+            except Exception as failure:
+                self._failure = failure
+                self._stop_file.touch()
+            if last:
+                return
+
+    def _show(self, last: bool) -> None:
+        assert self._job.progress is not None
+        self._watch.update()
+        computed = tuple(self._watch.computed.get(rank, 0) for rank in range(len(self._shares)))
+        self._job.progress(
+            Progress(
+                before=self._before,
+                total=self._job.layout.structures,
+                computed=computed,
+                shares=self._shares,
+                quarantined=self._quarantined + self._watch.quarantined,
+                seconds=time.monotonic() - self._started,
+                last=last,
+            )
+        )
+
+
+def _check_all(job: _Job, journals: Journals) -> set[int]:
+    """Segments that do not read back as they were committed; every rank checks its share."""
+    mine = range(job.communicator.rank, job.layout.segments, job.communicator.size)
+    bad = set(find_bad_rows(job.path, job.layout, mine, journals.commits))
+    job.communicator.barrier()
+    return set().union(*job.communicator.allgather(bad))
+
+
+def _finish(job: _Job, journals: Journals, bad: set[int]) -> tuple[Journals, bool]:
+    """Rank 0: mark the database complete, or forget the bad segments so that they are computed."""
+    if not bad:
+        quarantined = sum(count for _, count in journals.commits.values())
+        write_marker(job.path, job.layout, job.folder, quarantined)
+        return journals, True
+    log.warning("%d segments do not read back as written; computed again", len(bad))
+    for segment in bad:
+        del journals.commits[segment]
+    journals.run = merge_journals(job.folder, job.key, journals)
+    return journals, False
+
+
+def _summarise(layout: Layout, journals: Journals, complete: bool) -> Summary:
+    done = sum(len(layout.segment(segment)) for segment in journals.commits)
+    quarantined = sum(count for _, count in journals.commits.values())
+    return Summary(done - quarantined, quarantined, layout.structures - done, complete)

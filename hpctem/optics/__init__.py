@@ -1,0 +1,1 @@
+"""How the sample is imaged: electrons, potentials, multislice, aberrations, image formation."""

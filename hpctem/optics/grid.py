@@ -1,0 +1,94 @@
+"""The grid of the wave function, its frequencies, and the antialiasing aperture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpctem.errors import ConfigError
+
+SMALLEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A periodic grid: `shape` (ny, nx) pixels over `extent` (ly, lx) A, pixel (0, 0) at (0, 0).
+
+    Raises ConfigError for fewer than 32 pixels a side or an extent that is not positive.
+    """
+
+    shape: tuple[int, int]
+    extent: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < SMALLEST_SIDE:
+            raise ConfigError(
+                f"a grid of {self.shape[1]} x {self.shape[0]} pixels is too small; at least "
+                f"{SMALLEST_SIDE} x {SMALLEST_SIDE} are needed (a finer sampling or a larger cell)."
+            )
+        if not all(math.isfinite(length) and length > 0 for length in self.extent):
+            raise ConfigError(f"the cell's extent {self.extent} A must be positive.")
+
+    @property
+    def sampling(self) -> tuple[float, float]:
+        """Pixel sizes (dy, dx) in A."""
+        return self.extent[0] / self.shape[0], self.extent[1] / self.shape[1]
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nyquist(self) -> float:
+        """Radius in 1/A of the largest circle of frequencies that the grid holds."""
+        return 0.5 / max(self.sampling)
+
+    @property
+    def antialias_radius(self) -> float:
+        """Two thirds of Nyquist, in 1/A: products of two waves within it alias only outside it.
+
+        (Kirkland 2010, section 6.8.)
+        """
+        return 2 / 3 * self.nyquist
+
+    def frequencies(self) -> tuple[np.ndarray, np.ndarray]:
+        """Spatial frequencies (ky (ny,), kx (nx,)) in 1/A, float64, in the order of the FFT."""
+        (ny, nx), (dy, dx) = self.shape, self.sampling
+        return np.fft.fftfreq(ny, dy), np.fft.fftfreq(nx, dx)
+
+    def half_radii(self) -> np.ndarray:
+        """|k| in 1/A on rows 0..ny//2 of the transform, float64 (ny // 2 + 1, nx)."""
+        ky, kx = self.frequencies()
+        return np.hypot(np.abs(ky[: self.shape[0] // 2 + 1, None]), kx[None, :])
+
+    def wrap(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel coordinates (row, column), float64 in [0, n), of `positions` [..., (x, y, z)] A."""
+        (ny, nx), (dy, dx) = self.shape, self.sampling
+        row = np.mod(positions[..., 1] / dy, ny)
+        column = np.mod(positions[..., 0] / dx, nx)
+        return np.where(row >= ny, 0.0, row), np.where(column >= nx, 0.0, column)
+
+
+def antialias_aperture(grid: Grid, taper: float = 0.01) -> np.ndarray:
+    """Circle of 2/3 Nyquist with an inner cosine edge, as one half, float64 (ny // 2 + 1, nx).
+
+    `taper`: width of the edge in units of 1 / pixel size (0: sharp; 0.01, that is 2 % of Nyquist,
+    is what abTEM uses), so that between two codes even the edge agrees.
+    """
+    k = grid.half_radii()
+    radius = grid.antialias_radius
+    if taper <= 0:
+        return (k <= radius).astype(np.float64)
+    width = taper / max(grid.sampling)
+    edge = 0.5 * (1 + np.cos(np.pi * np.clip((k - radius + width) / width, 0, 1)))
+    return np.where(k > radius, 0.0, edge)
+
+
+def crop_frequencies(wave: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Keep the `shape` lowest frequencies of the transformed `wave` [..., ny, nx] (a copy)."""
+    rows = np.fft.fftfreq(shape[0], 1 / shape[0]).round().astype(int)
+    columns = np.fft.fftfreq(shape[1], 1 / shape[1]).round().astype(int)
+    return wave[..., rows[:, None], columns[None, :]]

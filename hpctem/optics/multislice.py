@@ -1,0 +1,284 @@
+"""Multislice: the wave function of a fast electron behind a sample (Cowley & Moodie 1957).
+
+Slice by slice, psi <- F^-1 [ P F ( t psi ) ] with the transmission function t = exp(i sigma V)
+and the Fresnel propagator P = exp(-i pi lambda dz k^2) (Kirkland 2010, eq. 6.63, 6.65, 6.90),
+both limited to 2/3 of Nyquist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpctem.backend import Backend
+from hpctem.errors import ConfigError
+from hpctem.optics.electron import interaction_constant, wavelength
+from hpctem.optics.grid import Grid, antialias_aperture, crop_frequencies
+from hpctem.optics.kernels import find_support, kernels_for
+from hpctem.optics.potential import (
+    Atomic,
+    Channel,
+    add_potentials,
+    check_positions,
+    make_channels,
+    slice_of,
+)
+from hpctem.optics.scattering_factors import scattering_factor
+from hpctem.optics.spreading import window_table
+
+CENTROID_FREQUENCY = 0.5
+"""Frequency in 1/A at which scattering is weighed for the centroid, amid what images transfer."""
+
+GPU_BATCH = 4
+"""Configurations at once on a GPU: psi, t and V of four 640-pixel waves stay in its L2 cache."""
+
+
+@dataclass(frozen=True)
+class Multislice:
+    """How exit waves are computed.
+
+    `energy` in eV; `slice_thickness` in A: the height is cut into equal slices no thicker than
+    this; `parametrization`: lobato, kirkland or peng; `projection`: 'infinite' (each atom wholly
+    in one slice) or 'finite' (divided over the slices it reaches into); `slice_plane`: where in
+    its slice the potential acts: 'centroid' of the scattering (half the slices for the same
+    accuracy), 'centre', or the 'edge' that the beam meets first (as in abTEM); `tilt`: direction
+    of the beam (towards x, towards y) from the cell's z axis in rad; `debye_waller`: rms
+    displacement in A per atomic number, instead of frozen phonons; `taper`: edge of the
+    antialiasing aperture in units of 1 / pixel size.
+
+    With a tilt the exit wave is given without its carrier exp(2 pi i k_t r), that is in the frame
+    of the tilted beam, as on a microscope whose axis follows the beam; tilting the sample by the
+    opposite angle gives the same wave to first order in the angle.
+    """
+
+    energy: float
+    slice_thickness: float = 2.0
+    parametrization: str = "lobato"
+    projection: str = "infinite"
+    slice_plane: str = "centroid"
+    tilt: tuple[float, float] = (0.0, 0.0)
+    debye_waller: Mapping[int, float] | None = None
+    taper: float = 0.01
+
+    def __post_init__(self) -> None:
+        wavelength(self.energy)
+        if not self.slice_thickness > 0:
+            raise ConfigError(f"slice thickness {self.slice_thickness} A must be positive.")
+        if self.projection not in ("infinite", "finite"):
+            raise ConfigError(f"projection '{self.projection}' is unknown: infinite or finite.")
+        if self.slice_plane not in ("centroid", "centre", "edge"):
+            raise ConfigError(
+                f"slice plane '{self.slice_plane}' is unknown: centroid, centre or edge."
+            )
+        if max(abs(angle) for angle in self.tilt) > 0.2:
+            raise ConfigError(
+                f"a beam tilt of {self.tilt} rad is beyond the small-angle approximation "
+                f"(0.2 rad); rotate the structure instead."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """Equal slices of a cell of `height` A and the heights `planes` (S,) where they act, in A."""
+
+    height: float
+    planes: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of slices, S."""
+        return self.planes.size
+
+    @property
+    def thickness(self) -> float:
+        """Thickness of every slice in A."""
+        return self.height / self.count
+
+
+def plan_slices(
+    positions: np.ndarray, numbers: np.ndarray, height: float, multislice: Multislice
+) -> Slices:
+    """Cut a cell of `height` A into slices; `positions` (N, 3) in A are the atoms at rest.
+
+    With `slice_plane='centroid'` a slice acts at the mean height of its atoms, weighted with the
+    square of their scattering factors at 0.5 1/A, which makes the mean square of the phase errors
+    pi lambda (z_a - z) k^2 f smallest. Pass the result to several runs that must share slices.
+    """
+    if not (math.isfinite(height) and height > 0):
+        raise ConfigError(f"the cell's height {height} A must be positive.")
+    count = max(1, math.ceil(height / multislice.slice_thickness - 1e-9))
+    thickness = height / count
+    offset = 0.0 if multislice.slice_plane == "edge" else 0.5
+    planes = (np.arange(count) + offset) * thickness
+    if multislice.slice_plane == "centroid" and len(numbers):
+        weight = np.zeros(len(numbers))
+        for number in np.unique(numbers).tolist():
+            f = scattering_factor(number, CENTROID_FREQUENCY, multislice.parametrization)
+            weight[numbers == number] = float(f) ** 2
+        index = slice_of(positions[:, 2], thickness, count)
+        moment = np.bincount(index, weight * positions[:, 2], minlength=count)
+        total = np.bincount(index, weight, minlength=count)
+        np.divide(moment, total, out=planes, where=total > 0)
+        lower = np.arange(count) * thickness
+        planes = np.clip(planes, lower, lower + thickness)
+    return Slices(height, planes)
+
+
+def fresnel_factors(
+    grid: Grid, energy: float, distance: float, tilt: tuple[float, float] = (0.0, 0.0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors along y (ny,) and x (nx,) of the Fresnel propagator over `distance` A, complex64.
+
+    exp(-i pi lambda dz k^2 - 2 pi i dz k tan(tilt)) is their product, phases in float64. The
+    second term, from the cross term of |k + k_t|^2, shifts the wave along the tilted beam.
+    """
+    scale = wavelength(energy) * distance
+    ky, kx = grid.frequencies()
+    shift_x, shift_y = (math.tan(angle) * distance for angle in tilt)
+    along_y = np.exp(-1j * np.pi * (scale * ky**2 + 2 * shift_y * ky))
+    along_x = np.exp(-1j * np.pi * (scale * kx**2 + 2 * shift_x * kx))
+    return along_y.astype(np.complex64), along_x.astype(np.complex64)
+
+
+def exit_waves(
+    positions: np.ndarray,
+    numbers: np.ndarray,
+    height: float,
+    grid: Grid,
+    multislice: Multislice,
+    backend: Backend,
+    output_shape: tuple[int, int] | None = None,
+    slices: Slices | None = None,
+    batch: int | None = None,
+) -> Any:
+    """Exit waves of a plane wave of mean intensity 1, at the exit plane z = `height`.
+
+    `positions`: float64 (P, N, 3) in A, P phonon configurations of the same N atoms, x and y
+    periodic, z in 0..`height`; `numbers`: integer (N,). Each atom joins the slice that holds its
+    displaced z; the planes come from `slices`, by default planned from the mean positions.
+    `output_shape` (my, mx): the wave is cropped in Fourier space to this coarser grid of the same
+    extent, and limited to the circle of its Nyquist frequency. `batch`: configurations at once,
+    part of what fixes the bytes on a GPU (default 1 on a CPU, where it changes nothing, else 4).
+
+    Returns complex64 (P, my, mx) on the backend. Raises ConfigError for elements without
+    scattering factor or an `output_shape` finer than the grid, SampleError for positions that
+    are not finite.
+    """
+    positions = np.asarray(positions, dtype=np.float64)
+    numbers = np.asarray(numbers)
+    check_positions(positions)
+    shape = grid.shape if output_shape is None else tuple(output_shape)
+    if shape[0] > grid.shape[0] or shape[1] > grid.shape[1]:
+        raise ConfigError(
+            f"the exit wave cannot be stored on {shape[1]} x {shape[0]} pixels, finer than the "
+            f"grid of the potential, {grid.shape[1]} x {grid.shape[0]}; use a finer sampling."
+        )
+    waves = backend.xp.ones((positions.shape[0], *shape), dtype=np.complex64)
+    if len(numbers) == 0:
+        return waves
+    if slices is None:
+        slices = plan_slices(positions.mean(axis=0), numbers, height, multislice)
+    if batch is None:
+        batch = 1 if backend.name == "numpy" else GPU_BATCH
+    atomic = Atomic(multislice.parametrization, multislice.debye_waller)
+    finite = multislice.projection == "finite"
+    run = _Run(grid, multislice, slices, shape, backend)
+    occupied = None if finite else np.unique(
+        slice_of(positions[..., 2], slices.thickness, slices.count)
+    )  # fmt: skip
+    if occupied is None:
+        occupied = np.arange(slices.count)
+    for begin in range(0, positions.shape[0], batch):
+        block = positions[begin : begin + batch]
+        channels = make_channels(
+            block, numbers, grid, atomic, slices.count, slices.thickness, finite, backend
+        )
+        run.pass_through(channels, occupied.tolist(), waves[begin : begin + batch])
+    return waves
+
+
+class _Run:
+    """Aperture, table and work arrays of one call; the loop over slices."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        multislice: Multislice,
+        slices: Slices,
+        shape: tuple[int, ...],
+        backend: Backend,
+    ) -> None:
+        self.grid, self.multislice, self.slices = grid, multislice, slices
+        self.shape, self.backend = shape, backend
+        aperture = antialias_aperture(grid, multislice.taper)
+        self.support = backend.asarray(find_support(aperture))
+        self.half = backend.asarray((aperture / grid.pixels).astype(np.float32))
+        self.table = backend.asarray(window_table())
+        self.sigma = interaction_constant(multislice.energy)
+
+    def pass_through(self, channels: list[Channel], occupied: list[int], out: Any) -> None:
+        """Send a plane wave through the occupied slices and put the exit waves into `out`."""
+        backend, kernels = self.backend, kernels_for(self.backend)
+        shape = (out.shape[0], *self.grid.shape)
+        wave, transmission, potential, work = (
+            backend.xp.empty(shape, dtype=np.complex64) for _ in range(4)
+        )
+        planes = self.slices.planes
+        for n, s in enumerate(occupied):
+            if n % 2 == 0:
+                pair = (s, occupied[n + 1] if n + 1 < len(occupied) else -1)
+                add_potentials(potential, work, channels, pair, self.table, backend)
+            kernels.phase_object(transmission, potential, n % 2, self.sigma)
+            backend.fft2(transmission, out=transmission)
+            kernels.combine(transmission, transmission, self.half, self.support, False)
+            backend.ifft2(transmission, out=transmission, scaled=False)
+            if n == 0:  # a plane wave arrives unchanged, whatever lies before the first slice
+                wave[...] = transmission
+            else:
+                backend.fft2(wave, out=wave)
+                kernels.propagate(wave, *self._factors(planes[s] - planes[occupied[n - 1]]))
+                backend.ifft2(wave, out=wave, scaled=False)
+                kernels.multiply(wave, transmission)
+        backend.fft2(wave, out=wave)
+        kernels.propagate(wave, *self._factors(self.slices.height - planes[occupied[-1]]))
+        out[...] = self._crop(wave)
+        backend.ifft2(out, out=out, scaled=False)
+
+    def _factors(self, distance: float) -> tuple[Any, Any, Any, Any]:
+        along_y, along_x = fresnel_factors(
+            self.grid, self.multislice.energy, float(distance), self.multislice.tilt
+        )
+        asarray = self.backend.asarray
+        return asarray(along_y), asarray(along_x), self.half, self.support
+
+    def _crop(self, wave: Any) -> Any:
+        if self.shape == self.grid.shape:
+            return wave
+        cropped = crop_frequencies(wave, (self.shape[0], self.shape[1]))
+        return cropped * self.backend.asarray(_circle(self.grid, (self.shape[0], self.shape[1])))
+
+
+def _circle(grid: Grid, shape: tuple[int, int]) -> np.ndarray:
+    """Frequencies of the coarser `shape` inside its own Nyquist circle, float32 0 or 1."""
+    ky, kx = (np.fft.fftfreq(n, length / n) for n, length in zip(shape, grid.extent, strict=True))
+    nyquist = 0.5 / max(length / n for n, length in zip(shape, grid.extent, strict=True))
+    return (np.hypot(ky[:, None], kx[None, :]) < nyquist).astype(np.float32)
+
+
+def propagate_waves(
+    waves: Any, extent: tuple[float, float], distance: float, energy: float, backend: Backend
+) -> Any:
+    """Carry waves through vacuum over `distance` A along the beam (negative: back).
+
+    `waves`: complex64 (P, ny, nx); `extent` (ly, lx) in A; returns a new array like `waves`.
+    From the exit plane to the centre of a cell is `distance = -height / 2`.
+    """
+    grid = Grid(tuple(waves.shape[-2:]), extent)
+    along_y, along_x = (backend.asarray(f) for f in fresnel_factors(grid, energy, distance))
+    out = backend.fft2(backend.asarray(waves))
+    out *= along_y[:, None] * along_x[None, :]
+    return backend.ifft2(out, out=out)

@@ -1,0 +1,250 @@
+"""Pictures for people: the contact sheet of a campaign.
+
+Takes arrays and numbers, not a database, so that a preview draws with it before one exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpctem.errors import ConfigError
+
+MOST_IMAGES = 64
+TILE_INCHES = 2.6
+LINE_INCHES = 0.155
+LETTER_INCHES = 0.062
+THUMBNAIL_INCHES = 0.72
+# Grey values of an image run between these percentiles: a few bright pixels do not darken it.
+DARKEST, BRIGHTEST = 0.5, 99.5
+# One colour per particle, told apart by colour-blind readers (Okabe & Ito 2008), on grey.
+OUTLINES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
+SHOWN_AS = {"1/A": (10.0, "1/nm"), "rad": (1e3, "mrad"), "eV": (1e-3, "keV")}
+# Lengths in A from each of these on are shown in that unit.
+LENGTHS = ((1e7, 1e-7, "mm"), (1e4, 1e-4, "µm"), (0.0, 0.1, "nm"))
+SCALE_BARS = (1, 2, 5)
+
+Caption = Mapping[str, Any]
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    captions: Sequence[Caption],
+    path: str | Path,
+    title: str = "",
+    pixel_sizes: float | Sequence[float] = 0.0,
+) -> Path:
+    """Draw images side by side, the outline of each particle's mask on them, conditions below.
+
+    images: 1 to 64 arrays (ny, nx), any real dtype, each of any size; grey values are scaled per
+    image between its 0.5th and 99.5th percentile. masks: one integer or bool array per image and
+    of its shape (0 background, k particle k), or an empty sequence for none. captions: one mapping
+    per image, name to text, number or (number, unit); 'A', 'rad' and 'eV' are shown as nm, mrad
+    and keV. pixel_sizes: A per pixel for the scale bar, one for all or one per image; 0 draws none.
+    Writes a PNG to `path` and returns the path.
+
+    Raises ConfigError when there is no image, more than 64, or the sequences do not match.
+    """
+    count = len(images)
+    _check_sheet(images, masks, captions)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sizes = np.broadcast_to(np.asarray(pixel_sizes, dtype=float), (count,))
+    columns = _count_columns(count)
+    rows = -(-count // columns)
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
+    tile = TILE_INCHES, TILE_INCHES * min(tallest, 2.0)
+    gap, margin = 0.16, 0.2
+    lines = max(len(caption) for caption in captions)
+    below = max(lines * LINE_INCHES, THUMBNAIL_INCHES if len(masks) else 0.0) + 0.12
+    head = 0.34 if title else 0.0
+    width = columns * tile[0] + (columns - 1) * gap + 2 * margin
+    height = head + rows * (tile[1] + below + gap) + 2 * margin - gap
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    # One pair of axes in inches from the upper left corner: a pair per tile is slow.
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+    if title:
+        letters = (width - 2 * margin) / (1.85 * LETTER_INCHES)
+        size = max(12 * min(1.0, letters / len(title)), 6)
+        axes.text(margin, margin, title, va="top", fontsize=size, fontweight="bold")
+    for k in range(count):
+        left = margin + (k % columns) * (tile[0] + gap)
+        top = margin + head + (k // columns) * (tile[1] + below + gap)
+        mask = masks[k] if len(masks) else None
+        _draw_image(axes, (left, top, *tile), images[k], mask, float(sizes[k]))
+        top += tile[1] + 0.08
+        room = tile[0]
+        if mask is not None:
+            room -= THUMBNAIL_INCHES + 0.08
+            _draw_mask(axes, left + tile[0], top, mask)
+        _write_caption(axes, left, top, captions[k], room)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    path = Path(path)
+    # No creation date in the file: the same sheet is the same bytes.
+    figure.savefig(path, dpi=_choose_resolution(images), format="png", metadata={"Software": None})
+    return path
+
+
+def scale_grey(image: np.ndarray) -> np.ndarray:
+    """Map an image to grey values 0..1 between its 0.5th and 99.5th percentile: float32, (ny, nx).
+
+    A flat image becomes mid grey; values that are not finite become black.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.zeros_like(values)
+    low, high = np.percentile(finite, (DARKEST, BRIGHTEST))
+    if high <= low:
+        return np.where(np.isfinite(values), np.float32(0.5), np.float32(0))
+    grey = np.clip((values - low) / (high - low), 0, 1)
+    return np.nan_to_num(grey, nan=0.0).astype(np.float32)
+
+
+def format_quantity(value: Any, unit: str = "") -> str:
+    """A value for a reader: three significant digits, in the unit a microscopist uses.
+
+    'A' becomes nm, µm or mm, 'rad' mrad, 'eV' keV; integers and texts stay as they are.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if unit == "A":
+        _, factor, shown = next(row for row in LENGTHS if not abs(value) < row[0])
+    else:
+        factor, shown = SHOWN_AS.get(unit, (1.0, unit.replace("A", "Å").replace("^2", "²")))
+    if isinstance(value, int | np.integer) and factor == 1.0:
+        text = str(int(value))
+    else:
+        text = _round(float(value) * factor)
+    return f"{text} {shown}".strip()
+
+
+def choose_scale_bar(width: float) -> float:
+    """The round length in nm (1, 2 or 5 times a power of ten) nearest a fifth of `width` (A)."""
+    target = width * 0.1 / 5
+    power = 10.0 ** math.floor(math.log10(target))
+    choices = [digit * power for digit in (*SCALE_BARS, 10)]
+    return min(choices, key=lambda length: abs(math.log(length / target)))
+
+
+def _check_sheet(images: Sequence, masks: Sequence, captions: Sequence) -> None:
+    if not 0 < len(images) <= MOST_IMAGES:
+        raise ConfigError(
+            f"a contact sheet shows 1 to {MOST_IMAGES} images; {len(images)} were given"
+        )
+    if len(captions) != len(images) or len(masks) not in (0, len(images)):
+        raise ConfigError(
+            f"a contact sheet needs one caption and one mask per image; there are {len(images)} "
+            f"images, {len(captions)} captions and {len(masks)} masks"
+        )
+    for k, mask in enumerate(masks):
+        if mask.shape != images[k].shape:
+            raise ConfigError(f"image {k} is {images[k].shape} but its mask is {mask.shape}")
+
+
+def _count_columns(count: int) -> int:
+    """A sheet a little wider than tall, without a nearly empty last row where that is possible."""
+    start = max(1, math.ceil(math.sqrt(count)))
+    return min(range(start, min(start + 2, count) + 1), key=lambda n: (-count) % n, default=1)
+
+
+def _choose_resolution(images: Sequence[np.ndarray]) -> float:
+    """Dots per inch at which a whole number of pixels meets a whole number of dots.
+
+    Otherwise the noise of single pixels beats with the dots. About 500 dots per tile, fewer where
+    there are many.
+    """
+    target = 560 if len(images) <= 16 else 330
+    wide = max(image.shape[1] for image in images)
+    dots = wide / -(-wide // target) if wide > target else wide * (target // wide)
+    return dots / TILE_INCHES
+
+
+def _draw_image(
+    axes: Any,
+    box: tuple[float, float, float, float],
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    pixel_size: float,
+) -> None:
+    """The image as large as fits in `box` (left, top, width, height in inches), at its top."""
+    ny, nx = image.shape
+    left, top, wide, high = box
+    pixel = min(wide / nx, high / ny)
+    left += (wide - nx * pixel) / 2
+    extent = (left, left + nx * pixel, top + ny * pixel, top)
+    axes.imshow(scale_grey(image), cmap="gray", vmin=0, vmax=1, extent=extent)
+    if mask is not None:
+        x = left + (np.arange(nx) + 0.5) * pixel
+        y = top + (np.arange(ny) + 0.5) * pixel
+        for particle in np.unique(mask[mask > 0]):
+            inside = mask == particle
+            colour = OUTLINES[(int(particle) - 1) % len(OUTLINES)]
+            # No line is drawn along the image's border, nor around one that fills the image.
+            if min(nx, ny) > 1 and not inside.all():
+                axes.contour(x, y, inside, levels=[0.5], colors=colour, linewidths=0.9)
+    if pixel_size > 0:
+        _draw_scale_bar(axes, extent, nx * pixel_size)
+
+
+def _draw_scale_bar(axes: Any, extent: tuple[float, float, float, float], width: float) -> None:
+    """A bar of a round length in the lower left corner of an image `width` A wide."""
+    from matplotlib.patches import Rectangle
+
+    left, right, bottom, _ = extent
+    length = choose_scale_bar(width)
+    bar = length * 10 / width * (right - left)
+    plate = Rectangle((left + 0.05, bottom - 0.3), bar + 0.1, 0.25, color="black", alpha=0.55, lw=0)
+    axes.add_patch(plate)
+    axes.add_patch(Rectangle((left + 0.1, bottom - 0.13), bar, 0.035, color="white", lw=0))
+    style: dict[str, Any] = {"color": "white", "fontsize": 6.5, "ha": "center", "va": "bottom"}
+    axes.text(left + 0.1 + bar / 2, bottom - 0.15, f"{length:g} nm", **style)
+
+
+def _draw_mask(axes: Any, right: float, top: float, mask: np.ndarray) -> None:
+    """The mask itself, small: each particle filled with the colour of its outline."""
+    from matplotlib.colors import to_rgb
+
+    palette = np.array([to_rgb("#262626"), *map(to_rgb, OUTLINES)], dtype=np.float32)
+    labels = mask.astype(int)
+    colours = palette[np.where(labels > 0, (labels - 1) % len(OUTLINES) + 1, 0)]
+    ny, nx = mask.shape
+    pixel = THUMBNAIL_INCHES / max(ny, nx)
+    axes.imshow(colours, extent=(right - nx * pixel, right, top + ny * pixel, top))
+
+
+def _write_caption(axes: Any, left: float, top: float, caption: Caption, room: float) -> None:
+    """Names in grey, values beside them in black, a line each; what does not fit is cut."""
+    names = max((len(name) for name in caption), default=0) * LETTER_INCHES + 0.1
+    names = min(names, 0.6 * room)
+    letters = max(1, int((room - names) / LETTER_INCHES))
+    style: dict[str, Any] = {"va": "center", "fontsize": 7.5}
+    for line, (name, value) in enumerate(caption.items()):
+        text = format_quantity(*value) if isinstance(value, tuple) else format_quantity(value)
+        y = top + (line + 0.5) * LINE_INCHES
+        axes.text(left, y, _cut(name, int(names / LETTER_INCHES)), color="#777777", **style)
+        axes.text(left + names, y, _cut(text, letters), color="black", **style)
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: max(letters - 1, 0)] + "…"
+
+
+def _round(value: float) -> str:
+    """Three significant digits with their zeros, no more than are there above a thousand."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    value = float(f"{value:.3g}")
+    power = math.floor(math.log10(abs(value)))
+    if not -3 <= power < 6:
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.{max(0, 2 - power)}f}"

@@ -1,0 +1,340 @@
+"""The main job: from a campaign file to its database, at any number of ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hpctem
+from hpctem import tables
+from hpctem.backend import select_backend
+from hpctem.campaign import Experiment, compute_structure
+from hpctem.config import Config, check_config, resolved
+from hpctem.database.fill import Summary, fill
+from hpctem.database.reader import Database, open_database
+from hpctem.database.schema import Layout, volume_path, volume_range
+from hpctem.database.segment import StructureRows, quarantine
+from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
+from hpctem.grids import choose_grids
+from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
+from hpctem.optics.scattering_factors import check_elements
+from hpctem.parallel import Communicator, Progress
+from hpctem.structures import recipes
+from hpctem.structures.scenes import Structure, digest
+
+# What fails by the sample's own nature. A RuntimeError is not among it: MPI and CUDA raise those.
+SAMPLE_ERRORS = (SampleError, ArithmeticError, LookupError, ValueError, TypeError)
+# Keys of the campaign file that name another file.
+INPUT_KEYS = ("structure.particles.crystal.file", "structure.substrate.tile")
+
+
+@dataclass(frozen=True)
+class CampaignFile:
+    """A campaign as read: its text, its config, and the files it names.
+
+    `inputs` maps each key that names a file to the file's name, BLAKE2b-128 and text; in `config`
+    that key holds the file's path on this machine.
+    """
+
+    text: str
+    config: Config
+    inputs: Mapping[str, Mapping[str, str]]
+
+    @cached_property
+    def description(self) -> dict[str, str]:
+        """Every key of the resolved config with its value; files by their content."""
+        values = dict(_flatten(resolved(self.config)))
+        return values | {key: f"{f['name']} {f['digest']}" for key, f in self.inputs.items()}
+
+    @cached_property
+    def hash(self) -> str:
+        """BLAKE2b-128 of the description, in hexadecimal."""
+        text = json.dumps(self.description, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if name else key)
+    else:
+        yield name, json.dumps(value)
+
+
+def read_campaign(path: str | Path, limit: int | None = None) -> CampaignFile:
+    """Read a campaign file and the files it names; `limit` keeps its first structures only.
+
+    Raises ConfigError that points at the line, or names the file that cannot be read.
+    """
+    path = Path(path)
+    document = read_yaml(path)
+    inputs, located = {}, {}
+    for key, name in _named_files(document):
+        file = path.parent / name
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            reason = f"{file} cannot be read: {error.strerror}"
+            raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
+        inputs[key] = {
+            "name": file.name,
+            "digest": hashlib.blake2b(content, digest_size=16).hexdigest(),
+            "text": content.decode("utf-8", "replace"),
+        }
+        located[key] = str(file.resolve())
+    return CampaignFile(document.text, _locate(document, located, limit), inputs)
+
+
+@contextmanager
+def reopen_campaign(database: Database) -> Iterator[CampaignFile]:
+    """The campaign of a database, its input files put into a temporary folder while in use."""
+    texts = database.campaign
+    document = parse_yaml(texts["config"], f"{database.path}:/entry/campaign/config")
+    inputs = json.loads(texts["inputs"])
+    with tempfile.TemporaryDirectory(prefix="hpctem-") as folder:
+        located = {}
+        for number, (key, file) in enumerate(inputs.items()):
+            copy = Path(folder, str(number), file["name"])
+            copy.parent.mkdir()
+            copy.write_text(file["text"], encoding="utf-8")
+            located[key] = str(copy)
+        yield CampaignFile(texts["config"], _locate(document, located, None), inputs)
+
+
+def _named_files(document: MarkedYaml) -> Iterator[tuple[str, str]]:
+    for key in INPUT_KEYS:
+        value = document.data
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            yield key, value
+
+
+def _locate(document: MarkedYaml, located: Mapping[str, str], limit: int | None) -> Config:
+    for key, path in located.items():
+        *parents, last = key.split(".")
+        section = document.data
+        for part in parents:
+            section = section[part]
+        section[last] = path
+    config = check_config(document)
+    if limit is None:
+        return config
+    structures = min(limit, config.campaign.structures)
+    campaign = config.campaign.model_copy(update={"structures": structures})
+    return config.model_copy(update={"campaign": campaign})
+
+
+def check_campaign(config: Config) -> None:
+    """Check before any work what no sample could mend; raises ConfigError.
+
+    Grids and apertures that fit, a structure that can be built, elements with scattering factors
+    (at every frequency that the wave's grid holds) and with phonon displacements, images within
+    the reach of 16 bits.
+    """
+    grids = choose_grids(config)
+    recipes.check_recipe(config.structure)
+    elements = np.array(recipes.list_elements(config.structure), dtype=np.uint8)
+    largest = max(n / (3 * length) for n, length in zip(grids.wave, grids.extent, strict=True))
+    check_elements(elements, config.simulation.parametrization, largest)
+    experiment = Experiment(config, select_backend("cpu"))
+    experiment.check_displacements(elements)
+    detector, dose = config.imaging.detector, config.imaging.dose.support[0]
+    if experiment.image_dtype.kind == "u":
+        counts = dose * grids.pixel_area * detector.quantum_efficiency.support[0]
+        level = counts * detector.gain + detector.offset
+        if level > 65535:
+            raise ConfigError(
+                f"imaging.dose: already the lowest dose, {dose:g} e/A^2, gives {level:.3g} in "
+                "vacuum, more than 16 bits hold; lower the dose, the pixel or the gain"
+            )
+
+
+@dataclass
+class ComputeRows:
+    """Structure index -> its rows; picklable, so that a child process can compute alone."""
+
+    config: Config
+    device: str
+    local_rank: int
+    fft: str
+    _experiment: Experiment | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_experiment": None}
+
+    @property
+    def experiment(self) -> Experiment:
+        """The campaign on this rank's device, made when first needed."""
+        if self._experiment is None:
+            backend = select_backend(self.device, self.local_rank, self.fft)
+            self._experiment = Experiment(self.config, backend)
+        return self._experiment
+
+    def __call__(self, index: int) -> StructureRows:
+        """Rows of one structure; one that fails by its own nature comes back quarantined."""
+        try:
+            return StructureRows(compute_structure(self.experiment, index))
+        except SAMPLE_ERRORS as error:
+            if isinstance(error, SampleError):
+                return quarantine(str(error))
+            return quarantine(f"{type(error).__name__}: {error}")
+
+
+def lay_out(campaign: CampaignFile, experiment: Experiment, structures: range) -> Layout:
+    """The layout of the database that holds a range of the campaign's structures."""
+    texts = {
+        "config": campaign.text,
+        "config_hash": campaign.hash,
+        "resolved_config": json.dumps(campaign.description, sort_keys=True, indent=1),
+        "inputs": json.dumps(dict(campaign.inputs)),
+        "hpctem_version": hpctem.__version__,
+    }
+    return tables.plan_layout(
+        campaign.config,
+        experiment.grids,
+        structures,
+        experiment.image_dtype,
+        experiment.image_units,
+        texts,
+    )
+
+
+def identify(campaign: CampaignFile, experiment: Experiment) -> dict[str, str]:
+    """Everything that may change the bytes of a result, by name.
+
+    The config key by key, the code, libraries and device.
+    """
+    config = {f"config.{key}": value for key, value in campaign.description.items()}
+    return {**config, "code": _digest_code(), **experiment.backend.identity()}
+
+
+def _digest_code() -> str:
+    """Version and digest of the modules that decide the bytes of a result."""
+    folder = Path(hpctem.__file__).parent
+    state = hashlib.blake2b(digest_size=8)
+    parts = ("structures", "optics", "detection")
+    files = [f for part in parts for f in (folder / part).rglob("*") if f.suffix in (".py", ".csv")]
+    names = ("backend", "campaign", "conditions", "grids", "labels", "sampling", "tables")
+    files += [folder / f"{name}.py" for name in names]
+    for file in sorted(files):
+        state.update(file.read_bytes())
+    return f"{hpctem.__version__} {state.hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a campaign runs; none of it changes a result but the kind of device and FFT."""
+
+    device: str = "auto"
+    fft: str = "auto"
+    writer: str = "auto"
+    volume: tuple[int, int] | None = None
+
+
+def simulate(
+    campaign: CampaignFile,
+    path: Path,
+    options: Options,
+    communicator: Communicator,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[Progress], None] | None = None,
+    interval: float = 30.0,
+) -> tuple[Path, Summary]:
+    """Fill the database of a campaign, or of one volume of it; all ranks call it.
+
+    Resumes what is there. Returns the path of the database and what it holds. Raises ConfigError
+    before any work for what can be known, DatabaseError when the database belongs to another
+    campaign or job, MachineError when too many samples fail or the machine does.
+    """
+    config = campaign.config
+    communicator.on_root(lambda: check_campaign(config))
+    structures = range(config.campaign.structures)
+    if options.volume is not None:
+        structures = volume_range(len(structures), *options.volume)
+        path = volume_path(path, *options.volume)
+    compute = ComputeRows(config, options.device, communicator.local_rank, options.fft)
+    experiment = compute.experiment
+    identity = identify(campaign, experiment)
+    _require_same_machines(communicator, identity)
+    campaign = communicator.on_root(lambda: _keep_stored_text(campaign, path))
+    layout = lay_out(campaign, experiment, structures)
+    limit = config.campaign.quarantine_limit * len(structures)
+
+    def watch(state: Progress) -> None:
+        if progress is not None:
+            progress(state)
+        # A single bad sample is no ground to stop a small campaign.
+        if state.quarantined > max(limit, 1):
+            raise MachineError(
+                f"{state.quarantined} of {len(structures)} structures are quarantined, more than "
+                f"campaign.quarantine_limit, {config.campaign.quarantine_limit:.2%}, allows; "
+                f"'hpctem info {path}' shows the reasons"
+            )
+
+    summary = fill(
+        path,
+        layout,
+        identity,
+        compute,
+        communicator,
+        writer=options.writer,
+        stop=stop,
+        progress=watch,
+        interval=interval,
+    )
+    return path, summary
+
+
+def _keep_stored_text(campaign: CampaignFile, path: Path) -> CampaignFile:
+    """The campaign with the text that an earlier run stored, where only comments differ."""
+    if not path.exists():
+        return campaign
+    with open_database(path) as database:
+        texts = database.campaign
+    if texts.get("config_hash") != campaign.hash:
+        return campaign
+    return CampaignFile(texts["config"], campaign.config, json.loads(texts["inputs"]))
+
+
+def _require_same_machines(communicator: Communicator, identity: Mapping[str, str]) -> None:
+    """Raise MachineError when ranks have other libraries or devices than rank 0."""
+    everyone = communicator.allgather(dict(identity))
+    for rank, other in enumerate(everyone):
+        for name, value in everyone[0].items():
+            if other.get(name) != value:
+                raise MachineError(
+                    f"rank {rank} has {name} {other.get(name)}, rank 0 has {value}: all ranks need "
+                    "the same libraries and devices"
+                )
+
+
+def rebuild_structure(database: Database, row: int) -> Structure:
+    """The atoms of the structure that image row `row` shows, bit for bit, from the seed.
+
+    Raises DatabaseError when the row does not exist or the atoms' digest is not the stored one.
+    """
+    rows = database.rows("images")
+    if not 0 <= row < len(rows):
+        raise DatabaseError(f"{database.path} has no image row {row}: 0 to {len(rows) - 1}")
+    place = int(database.structure_of("images", rows[row : row + 1])[0])
+    stored = bytes(database.file["/entry/structures/atoms_digest"][place])
+    with reopen_campaign(database) as campaign:
+        experiment = Experiment(campaign.config, select_backend("cpu"))
+        structure = experiment.structure(database.layout.first_structure + place)
+    if digest(structure) != stored:
+        raise DatabaseError(
+            f"the atoms of row {row} do not agree with their digest: the database was written with "
+            f"code {database.identity.get('code')}, numpy {database.identity.get('numpy')}; use "
+            "those"
+        )
+    return structure

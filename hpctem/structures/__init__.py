@@ -1,0 +1,1 @@
+"""What is imaged: crystals, volumes of them, defects, amorphous substrates and whole scenes."""

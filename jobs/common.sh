@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# What the job scripts share: messages, and finding a Python that can make an environment.
+
+set -euo pipefail
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+    printf '\nerror: %s\n' "$*" >&2
+    exit 1
+}
+
+# Prints the first Python of at least 3.11 that has the venv module. PYTHON=... chooses one. Each
+# candidate is run, because a name on the PATH may be a shim of a version that is not there.
+find_python() {
+    local candidate names=(python3 python3.13 python3.12 python3.11 python /usr/bin/python3)
+    if [ -n "${PYTHON:-}" ]; then names=("$PYTHON"); fi
+    for candidate in "${names[@]}"; do
+        if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    fail "no Python of at least 3.11 with its venv module among: ${names[*]}.
+On a cluster try 'module load python'; elsewhere install one without root by 'uv python install
+3.12' or conda. Then run this again as PYTHON=/path/to/python3 $0"
+}
+
+# Makes an environment with pip in the folder $2 by the Python $1. Debian and Ubuntu ship Python
+# without ensurepip; there pip's own wheel, checked against the digest that PyPI states, installs
+# itself.
+make_environment() {
+    local python=$1 folder=$2
+    rm -rf "$folder"
+    if "$python" -c 'import ensurepip' 2>/dev/null; then
+        "$python" -m venv "$folder"
+        return
+    fi
+    "$python" -m venv --without-pip "$folder"
+    "$folder/bin/python" - "$folder" <<'PYTHON' || fail "cannot fetch pip from pypi.org; is the network reachable? Installing the package python3-venv also helps."
+import hashlib, json, pathlib, subprocess, sys, urllib.request
+
+release = json.load(urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=60))
+file = next(file for file in release["urls"] if file["packagetype"] == "bdist_wheel")
+content = urllib.request.urlopen(file["url"], timeout=60).read()
+if hashlib.sha256(content).hexdigest() != file["digests"]["sha256"]:
+    sys.exit("the pip wheel arrived damaged")
+wheel = pathlib.Path(sys.argv[1], file["filename"])
+wheel.write_bytes(content)
+subprocess.run([sys.executable, f"{wheel}/pip", "install", "--quiet", wheel], check=True)
+wheel.unlink()
+PYTHON
+}

@@ -1,0 +1,139 @@
+"""What README and docs show is true: campaign files load, Python runs, commands and links exist."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+# Commands that only read, and so are run as they stand; the others are checked by their parser.
+READING = ("info", "verify", "schema")
+SECTIONS = {"structure", "particles", "substrate", "simulation", "imaging", "labels", "storage"}
+LAUNCHERS = ("mpirun", "srun")
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for found, text in BLOCK.findall(page.read_text()):
+            if found == language:
+                yield str(page.relative_to(ROOT)), text
+
+
+def shell_lines() -> Iterator[tuple[str, list[str]]]:
+    for page, text in blocks("bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words.pop(0)
+            if words:
+                yield page, words
+
+
+def hpctem_commands() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The words after `hpctem` of every command, launched or not, and the page they are on."""
+    for page, words in shell_lines():
+        if words[0] in LAUNCHERS:
+            words = next((words[i:] for i, w in enumerate(words) if Path(w).name == "hpctem"), [])
+        if words and Path(words[0]).name == "hpctem":
+            yield page, tuple(word for word in words[1:] if word != "&")
+
+
+def parametrize(name: str, found: Iterator[tuple[str, object]]):
+    pairs = list(found)
+    ids = [f"{page}-{number}" for number, (page, _) in enumerate(pairs)]
+    return pytest.mark.parametrize(name, [value for _, value in pairs], ids=ids)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as jobs/quickstart leaves it, with the database of one structure."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "quickstart").mkdir()
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "hpctem.cli", "simulate", "configs/quickstart.yaml"),
+            *("--limit", "1", "-o", "quickstart/quickstart.hdf5"),
+        ],
+        cwd=folder,
+        check=True,
+    )
+    return folder
+
+
+@parametrize("text", blocks("yaml"))
+def test_campaign_files_load(text: str) -> None:
+    """A whole campaign as it stands, a part of one in the place of quickstart's."""
+    from hpctem.config import check_config
+    from hpctem.marked_yaml import parse_yaml
+
+    shown = yaml.safe_load(text)
+    if "campaign" not in shown:
+        quickstart = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
+        text = yaml.safe_dump(merge(quickstart, shown), sort_keys=False)
+    check_config(parse_yaml(text, "docs"))
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """Sections are completed, values and distributions are replaced."""
+    both = {key: merge(base[key], changes[key]) for key in SECTIONS & base.keys() & changes.keys()}
+    return base | changes | both
+
+
+@parametrize("words", hpctem_commands())
+def test_commands_are_understood(
+    words: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpctem.cli import main
+
+    monkeypatch.chdir(workplace)
+    assert isinstance(main, click.Group)
+    if words[0] in READING:
+        subprocess.run([sys.executable, "-m", "hpctem.cli", *words], check=True)
+        return
+    with click.Context(main) as context:
+        command = main.get_command(context, words[0])
+        assert command is not None, f"there is no command {words[0]}"
+        command.make_context(words[0], list(words[1:]), parent=context)
+
+
+@parametrize("text", blocks("python"))
+def test_python_runs(text: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(text, "documentation", "exec"), {})
+
+
+@parametrize("words", (pair for pair in shell_lines() if pair[1][0].startswith("jobs/")))
+def test_job_scripts_exist(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file()
+
+
+@parametrize("words", (pair for pair in shell_lines() if "install" in pair[1]))
+def test_extras_exist(words: list[str]) -> None:
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    for word in words:
+        if found := re.search(r"\[(.+)\]$", word):
+            for extra in found[1].split(","):
+                assert extra in metadata["options.extras_require"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"

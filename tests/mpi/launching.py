@@ -1,0 +1,135 @@
+"""Start, watch and kill the synthetic job under mpirun."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("synthetic.py")
+ROOT = SCRIPT.parents[2]
+# One structure that cannot be computed, one that gives a NaN.
+JOB = {"structures": 24, "per_segment": 2, "bad": "3", "nan": "7"}
+
+
+@functools.cache
+def find_mpirun() -> tuple[str, ...]:
+    """The mpirun that fits mpi4py, with the flags that root and more ranks than cores need."""
+    beside = Path(sys.executable).with_name("mpirun")
+    program = str(beside) if beside.exists() else shutil.which("mpirun")
+    if program is None:
+        return ()
+    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    if "Open MPI" in version or "OpenRTE" in version:
+        root = ("--allow-run-as-root",) if os.geteuid() == 0 else ()
+        return (program, *root, "--oversubscribe")
+    return (program,)
+
+
+def require_mpi(parallel_hdf5: bool = False) -> None:
+    """Skip the test where MPI is missing; fail instead where CI says that it must be there."""
+    lacks = [] if find_mpirun() else ["mpirun"]
+    try:
+        import mpi4py  # noqa: F401
+    except ImportError:
+        lacks.append("mpi4py")
+    if parallel_hdf5:
+        import h5py
+
+        lacks += [] if h5py.get_config().mpi else ["an h5py built with MPI"]
+    if lacks:
+        message = f"this test needs {' and '.join(lacks)}"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def command(path: Path, ranks: int, **options: object) -> list[str]:
+    """The command line of the job; without mpirun for 0 ranks."""
+    launcher = [*find_mpirun(), "-n", str(ranks)] if ranks else []
+    arguments = [f"{name}={value}" for name, value in options.items()]
+    return [*launcher, sys.executable, str(SCRIPT), str(path), *arguments]
+
+
+def start(path: Path, ranks: int, **options: object) -> subprocess.Popen[str]:
+    """Start the job in a session of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(path, ranks, **options),
+        env=environment,
+        text=True,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(path: Path, ranks: int, timeout: float = 120, **options: object) -> tuple[int, dict, str]:
+    """Run the job to its end: exit code, what it printed, its messages."""
+    job = start(path, ranks, **options)
+    try:
+        out, messages = job.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        end(job)
+        raise
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    return job.returncode, json.loads(lines[-1]) if lines else {}, messages
+
+
+def ranks_of(job: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the job's ranks: the Python processes among mpirun's descendants."""
+    found, queue = [], [job.pid]
+    while queue:
+        process = queue.pop()
+        with contextlib.suppress(OSError):
+            for children in Path(f"/proc/{process}/task").glob("*/children"):
+                queue += [int(child) for child in children.read_text().split()]
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            if str(SCRIPT).encode() in words[:2]:
+                found.append(process)
+    return sorted(found)
+
+
+def kill(processes: list[int]) -> None:
+    """SIGKILL, whoever is still there."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def end(job: subprocess.Popen[str]) -> None:
+    """Make sure that nothing of the job is left."""
+    kill([*ranks_of(job), job.pid])
+    job.communicate()
+
+
+def await_death(processes: list[int], seconds: float = 30) -> None:
+    """Wait until none of the processes lives (zombies count as dead)."""
+    limit = time.monotonic() + seconds
+    while any(is_alive(process) for process in processes):
+        assert time.monotonic() < limit, f"ranks {processes} outlive their job"
+        time.sleep(0.02)
+
+
+def is_alive(process: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def sha256(path: Path) -> str:
+    """Digest of the whole file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

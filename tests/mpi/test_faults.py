@@ -1,0 +1,136 @@
+"""Deaths under mpirun, full disks, deadly structures: nothing lost, the same bytes at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+import kill_many
+import launching
+import pytest
+from launching import JOB
+
+from hpctem.database.journal import journal_folder
+from hpctem.database.reader import open_database
+from hpctem.database.verify import verify
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize(
+    "ranks, kills, writer", [(2, 16, "auto"), (3, 10, "auto"), (2, 5, "pwrite")]
+)
+def test_kills_at_random_moments_lose_nothing(tmp_path, ranks, kills, writer):
+    launching.require_mpi()
+    tally = kill_many.kill_many(tmp_path, kills, ranks, seed=ranks, writer=writer)
+    assert tally["kills"] == kills
+    assert sum(tally.get(phase, 0) for phase in kill_many.PHASES) == kills
+
+
+def test_structure_that_kills_its_process_is_quarantined_after_three_deaths(tmp_path):
+    launching.require_mpi()
+    path = tmp_path / "gold.hdf5"
+    deadly = JOB | {"structures": 12, "deadly": "5"}
+    for _ in range(3):
+        assert launching.run(path, 2, **deadly)[0] not in (0, 4)
+        with open_database(path) as database:
+            assert not database.committed[5]
+    code, summary, messages = launching.run(path, 2, **deadly)
+    assert code == 0, messages
+    assert summary["quarantined"] == 3
+    with open_database(path) as database:
+        reasons = dict(database.quarantined)
+    assert "SIGSEGV" in reasons[5] and "CIF" in reasons[3]
+
+
+def test_kills_of_a_healthy_structure_do_not_quarantine_it(tmp_path, reference):
+    path = tmp_path / "gold.hdf5"
+    for _ in range(4):
+        job = launching.start(path, 0, slow=1000, **JOB)
+        while not list(journal_folder(path).glob("*.00000.journal")) or not _has_begun(path):
+            assert job.poll() is None
+            time.sleep(0.01)
+        launching.end(job)
+    assert launching.run(path, 0, **JOB)[0] == 0
+    assert launching.sha256(path) == launching.sha256(reference)
+
+
+def _has_begun(path: Path) -> bool:
+    newest = max(journal_folder(path).glob("*.00000.journal"))
+    return newest.stat().st_size > 0
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str):
+    """A small filesystem in memory; only root may mount one."""
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        if os.environ.get("CI", "").lower() in ("1", "true") and os.geteuid() == 0:
+            pytest.fail("a tmpfs cannot be mounted")
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_disk_full_in_the_middle_aborts_cleanly_and_resumes(tmp_path, ranks):
+    if ranks:
+        launching.require_mpi()
+    job = {"structures": 240, "per_segment": 1, "size": 8, "slow": 0.02}
+    expected = tmp_path / "expected.hdf5"
+    assert launching.run(expected, 0, **job | {"slow": 0})[0] == 0
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        path = disk / "gold.hdf5"
+        process = launching.start(path, ranks, **job)
+        while not list(journal_folder(path).glob("*.00000.journal")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        junk = disk / "junk"
+        with contextlib.suppress(OSError), open(junk, "wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        _, messages = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert messages.count("hpctem: error") == 1, messages
+        assert "No space left on device" in messages and "run the same command again" in messages
+        with open_database(path) as database:
+            assert 0 < database.committed.sum() < 240
+        assert verify(path).intact
+        junk.unlink()
+        code, _, messages = launching.run(path, ranks, **job)
+        assert code == 0, messages
+        assert launching.sha256(path) == launching.sha256(expected)
+
+
+def test_disk_too_small_is_refused_with_the_estimate_before_any_work(tmp_path):
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        code, _, messages = launching.run(disk / "gold.hdf5", 0, **JOB | {"structures": 2000})
+        assert code == 1
+        assert "the database needs" in messages and "free space" in messages
+        assert [p.name for p in disk.iterdir()] == ["gold.hdf5.journal"]
+
+
+def test_limit_on_the_file_size_aborts_cleanly_and_resumes(tmp_path, reference):
+    path = tmp_path / "gold.hdf5"
+    limit = 100_000
+    process = subprocess.run(
+        launching.command(path, 0, **JOB),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(launching.ROOT)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert process.returncode == 1, process.stderr
+    assert process.stderr.count("hpctem: error") == 1
+    assert not path.exists() and not list(tmp_path.glob("*.creating"))
+    assert launching.run(path, 0, **JOB)[0] == 0
+    assert launching.sha256(path) == launching.sha256(reference)

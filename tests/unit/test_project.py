@@ -1,0 +1,143 @@
+"""The shape of the project: what imports what, how light the command is, that the docs are true."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "hpctem"
+
+# Data flows down this list: a module imports its own package and what stands before it.
+FLOW = (
+    *("errors", "units", "sampling", "marked_yaml", "distributions", "config", "backend"),
+    *("structures", "optics", "detection", "labels", "report"),
+    *("parallel", "database", "grids", "conditions", "tables", "campaign"),
+    *("examinations", "doctor", "cli"),
+)
+# Beyond the order: physics knows no campaign file (but for the recipes of structures) and no
+# processes, storage computes no physics.
+PHYSICS = ("structures", "optics", "detection", "labels")
+APART = {
+    **{name: ("config",) for name in ("optics", "detection", "labels", "report")},
+    "database": ("config", "sampling", "report", *PHYSICS),
+    "parallel": ("config", *PHYSICS),
+}
+# Imported where they are used, never when a module is: each costs time, or is not everywhere.
+LATE = ("cupy", "mpi4py", "ase", "pymatgen", "matplotlib", "tensorflow", "horovod")
+# Licences that the package must not depend on (GPL), and what only tests may use.
+NEVER = ("rsciio", "hyperspy", "abtem", "pyprismatic", "pytest", "hypothesis")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """Names of the modules a file imports, and whether the import runs with the module's own."""
+    tree = ast.parse(path.read_text())
+    inner = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node not in inner
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or "", node not in inner
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node not in inner
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def unit(path: Path) -> str:
+    """The name in FLOW that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def unit_imports(path: Path) -> set[str]:
+    parts = (name.split(".") for name, _ in imports_of(path))
+    names = {part[1] for part in parts if part[0] == "hpctem" and len(part) > 1}
+    return {name for name in names if name != "__version__"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_data_flows_one_way(path: Path) -> None:
+    assert unit(path) in FLOW, f"give {unit(path)} its place in FLOW"
+    before = FLOW[: FLOW.index(unit(path)) + 1]
+    for name in unit_imports(path):
+        assert name in before, f"{path} imports {name}, which comes after {unit(path)}"
+        assert name not in APART.get(unit(path), ()), f"{path} must not know {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_packages_are_imported_late_and_foreign_licences_never(path: Path) -> None:
+    for name, at_once in imports_of(path):
+        package = name.split(".")[0]
+        assert package not in NEVER, f"{path} imports {name}"
+        assert not (at_once and package in LATE), f"{path} imports {name} at its head"
+        if unit(path) in PHYSICS:
+            assert package not in ("mpi4py", "h5py"), f"{path} imports {name}"
+
+
+def run_python(code: str) -> str:
+    answer = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, check=True, cwd=ROOT
+    )
+    return answer.stdout
+
+
+def test_the_command_is_light() -> None:
+    """`hpctem --help` is asked for often, also on login nodes where MPI and CUDA do not start."""
+    code = """
+import sys
+from click.testing import CliRunner
+from hpctem.cli import main
+result = CliRunner().invoke(main, ["--help"])
+assert result.exit_code == 0, result.output
+heavy = "mpi4py cupy tensorflow h5py numba numpy scipy ase pymatgen matplotlib pydantic".split()
+print(*(name for name in heavy if name in sys.modules))
+"""
+    assert run_python(code).split() == []
+
+
+def test_help_comes_at_once() -> None:
+    """In under half a second; the best of several, because other tests may be running beside."""
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "hpctem.cli", "--help"], check=True, capture_output=True
+        )
+        best = min(best, time.perf_counter() - start)
+        if best < 0.5:
+            return
+    pytest.fail(f"hpctem --help takes {best:.2f} s")
+
+
+def test_modules_stay_small() -> None:
+    """A module is one thing that can be read at one sitting."""
+    lengths = {str(path): len(path.read_text().splitlines()) for path in modules()}
+    assert {path: length for path, length in lengths.items() if length > 500} == {}
+
+
+def test_job_scripts_pass_shellcheck() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = [*(ROOT / "jobs").iterdir(), ROOT / ".ci/run"]
+    subprocess.run(["shellcheck", "-x", *scripts], check=True, cwd=ROOT)
+
+
+def test_job_scripts_can_be_run() -> None:
+    for script in (ROOT / "jobs/quickstart", ROOT / "jobs/test", ROOT / ".ci/run"):
+        assert script.stat().st_mode & 0o111, f"{script} lacks its run bit"
