@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from hpctem.examinations import ABSENT, EXAMINATIONS, Examination, find_launcher
+from hpctem.examinations import (
+    ABSENT,
+    EXAMINATIONS,
+    RANK_VARIABLES,
+    Examination,
+    find_launcher,
+)
 
 State = Literal["ok", "missing", "broken"]
 # What a surrounding MPI job leaves in the environment: a job inside it must not join that one.
-MPI_TRACES = ("OMPI_COMM_", "OMPI_UNIVERSE", "PMI_", "PMIX_", "PRTE_", "MPI_LOCAL", "HYDI_")
+MPI_TRACES = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "MPI_LOCAL", "HYDI_")
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,16 @@ def examine(examination: Examination, folder: Path) -> Check:
         if launcher is None:
             return judge("missing", "no mpirun beside this Python or on the PATH")
         command = [launcher, "-n", str(examination.ranks), *command]
+    environment = quiet(examination.ranks)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
             process = subprocess.Popen(
-                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=folder, env=quiet()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env=environment,
             )
         except OSError as error:
             return judge("broken", f"{command[0]} cannot be started in {folder}: {error}")
@@ -110,10 +122,15 @@ def read_last_line(stream: IO[str]) -> str:
     return next((line for line in reversed(lines) if line), "")
 
 
-def quiet() -> dict[str, str]:
+def quiet(ranks: int) -> dict[str, str]:
     """The environment of an examination: no traces of a surrounding MPI job, one thread, and leave
     for Open MPI to start as root and on a single core."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(MPI_TRACES)}
+    traces: tuple[str, ...] = ()
+    if any(name.startswith(RANK_VARIABLES) for name in os.environ):
+        traces += MPI_TRACES
+    if ranks:
+        traces += ("SLURM_",)  # mpirun is to start its ranks here and wait for no node
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(traces)}
     package = str(Path(__file__).parents[1])
     return ours | {
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),

@@ -12,6 +12,8 @@ class HpctemError(Exception):
     """Base of all errors whose message is written for the user; shown without a traceback."""
 
     exit_code = 1
+    # Whether every rank of a job raises the same error, so that one of them speaks for all.
+    shared = False
 
 
 class ConfigError(HpctemError):

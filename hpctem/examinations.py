@@ -30,11 +30,6 @@ DISTRIBUTIONS = {"pymatgen.core": "pymatgen", "yaml": "pyyaml"}
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 ABSENT = "absent: "  # begins the answer of an examination that found nothing to examine
 GIB = 1 << 30
-CGROUP = Path("/sys/fs/cgroup")
-CGROUP_LIMITS = (
-    (CGROUP / "memory.max", CGROUP / "memory.current"),
-    (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
-)
 
 
 @dataclass(frozen=True)
@@ -198,13 +193,10 @@ def find_driver() -> str:
 
 def examine_machine() -> str:
     """Cores this process may use, and memory that is free (within the job's own limit)."""
-    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(meminfo["MemAvailable"].split()[0]) << 10
-    for limit, used in CGROUP_LIMITS:
-        try:
-            free = min(free, int(limit.read_text()) - int(used.read_text()))
-        except (OSError, ValueError):
-            continue  # no such controller, or the word "max": no limit
+    from hpctem.backend import select_backend
+    from hpctem.memory import available_memory
+
+    free = available_memory(select_backend("cpu"))
     if free < GIB:
         raise RuntimeError(f"{free / GIB:.1f} GiB of memory free; a rank takes about 1 GiB")
     return f"{len(os.sched_getaffinity(0))} cores, {free / GIB:.0f} GiB of memory free"

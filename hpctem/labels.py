@@ -63,7 +63,8 @@ def measure_wave_phase(
     the Fresnel propagator exp(+i pi lambda distance k^2); then the phases, each in -pi..pi, are
     averaged. This is how L. Rangel DaCosta et al. (arXiv:2309.06122, supplement)
     label all but their Baseline images, as we read them: they name neither threshold nor plane.
-    Thick particles wrap it: on an 8 nm gold sphere its mask covers half to three quarters.
+    Channelling in thick columns wraps it: on an 8 nm gold sphere at 300 kV its mask at 0.1 rad
+    overlaps the disc by 0.82 ([100], [110]) to 0.96 (random), with holes; the default by 0.98.
 
     waves: (P, ny, nx) complex64 exit waves of the particle alone, one per phonon configuration;
     wavelength, distance: A; extent: (ly, lx), A. Returns float32 (ny, nx) in rad.
@@ -84,7 +85,7 @@ def measure_wave_phase(
 def mask_by_wave_phase(
     phase: Any, backend: Backend, threshold: float = 0.1, smoothing: float = 0.0
 ) -> Any:
-    """S2-style mask: `measure_wave_phase` above `threshold`, its outline smoothed if asked.
+    """Their mask: `measure_wave_phase` above `threshold`, its outline smoothed if asked.
 
     phase: (ny, nx) float32, rad; threshold: rad; smoothing: Gaussian sigma in pixels, 0 for none.
     Returns bool (ny, nx). Raises ConfigError for a threshold not above 0 or a negative smoothing.

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeVar
 
@@ -24,7 +26,8 @@ T = TypeVar("T")
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 _LAUNCHERS = ("mpirun", "mpiexec", "orterun", "prterun", "mpiexec.hydra", "hydra_pmi_proxy")
-_STARTED = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_STARTED = _RANKS[:3]
 
 
 class Communicator:
@@ -45,7 +48,10 @@ class Communicator:
             self.rank, self.size = mpi.rank, mpi.size
             node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
             self.local_rank = node.rank
+            leader = node.bcast(self.rank)
             node.Free()
+            self._node = sorted(set(mpi.allgather(leader))).index(leader)
+            self._claim = mpi.bcast(f"hpctem-abort-{secrets.token_hex(8)}")
             self.threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def barrier(self) -> None:
@@ -72,6 +78,26 @@ class Communicator:
     def allreduce(self, value: Any, reduce: Callable[[list[Any]], Any] = sum) -> Any:
         """`reduce` (sum, min, max, any ...) of the values of all ranks, in rank order."""
         return reduce(self.allgather(value))
+
+    @contextmanager
+    def claim_last_word(self) -> Iterator[None]:
+        """Speak for all failing ranks: the first of a node, and the first of all failing nodes.
+
+        The others are killed by the abort that follows while they wait for their turn.
+        """
+        claim = os.path.join(tempfile.gettempdir(), self._claim)
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            _wait_unless_stopped(15)
+        except OSError:  # no room for the file: better twice than not at all
+            pass
+        _wait_unless_stopped(min(self._node, 10))
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.unlink(claim)
 
     def on_root(self, function: Callable[[], T]) -> T:
         """The result of `function` on rank 0, given to all; its error is raised on all ranks."""
@@ -112,16 +138,24 @@ def world() -> Communicator:
     except ImportError as error:
         if size <= 1:
             return Communicator()
+        _leave_the_message_to_the_first()
         raise MachineError(
             f"mpirun or srun started {size} ranks, but mpi4py cannot be imported ({error}): "
             "pip install 'hpctem[mpi]', or run without mpirun"
         ) from error
     if size > 1 and MPI.COMM_WORLD.size == 1:
+        _leave_the_message_to_the_first()
         raise MachineError(
             f"mpirun or srun started {size} ranks, but MPI ({_name_library(MPI)}) sees only one: "
             "use the mpirun of that MPI, or 'srun --mpi=pmix'"
         )
     return Communicator(MPI.COMM_WORLD)
+
+
+def _leave_the_message_to_the_first() -> None:
+    """End quietly on all ranks but the first, where MPI itself cannot tell them apart."""
+    if next((os.environ[name] for name in _RANKS if name in os.environ), "0") != "0":
+        raise SystemExit(1)
 
 
 def _name_library(mpi: Any) -> str:
@@ -134,31 +168,29 @@ def abort_on_error(communicator: Communicator) -> Iterator[None]:
 
     An uncaught exception on one rank would otherwise leave the others waiting for ever. On a single
     rank, and for an error that all ranks share (see `Communicator.on_root`), the error goes on to
-    the caller on rank 0; the other ranks leave quietly with its exit code.
+    the caller on rank 0; the other ranks leave quietly with its exit code. SystemExit is for
+    the end of a job that all ranks have reached.
     """
     try:
         yield
+    except SystemExit:
+        raise  # a result that all ranks came to together
     except BaseException as error:
-        code = _exit_code(error)
-        if communicator.size == 1 or code == 0:
+        code = getattr(error, "exit_code", 1)
+        if communicator.size == 1:
             raise
         if getattr(error, "shared", False):
             if communicator.rank == 0:
                 raise
             raise SystemExit(code) from None
-        # The lowest failing rank speaks; the others are killed by its abort while they wait.
-        _wait_unless_stopped(min(0.2 * communicator.rank, 3.0))
-        sys.stderr.write(_describe_failure(communicator, error))
-        sys.stderr.flush()
-        sys.stdout.flush()
+        with communicator.claim_last_word():
+            sys.stderr.write(_describe_failure(communicator, error))
+            sys.stderr.flush()
+            sys.stdout.flush()
+            # MPICH's launcher drops what it has not yet read when it kills the ranks.
+            time.sleep(0.5)
         communicator.mpi.Abort(code)
         os._exit(code)
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return getattr(error, "exit_code", 1)
 
 
 def _describe_failure(communicator: Communicator, error: BaseException) -> str:
@@ -175,7 +207,7 @@ def _wait_unless_stopped(seconds: float) -> None:
     try:
         time.sleep(seconds)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 class StopRequest:

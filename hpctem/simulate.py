@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from hpctem import tables
 from hpctem.backend import select_backend
 from hpctem.campaign import Experiment, compute_structure
 from hpctem.config import Config, check_config, resolved
+from hpctem.database.create import gib
 from hpctem.database.fill import Summary, fill
 from hpctem.database.reader import Database, open_database
 from hpctem.database.schema import Layout, volume_path, volume_range
@@ -26,6 +28,7 @@ from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
 from hpctem.grids import choose_grids
 from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
+from hpctem.memory import available_memory, estimate_memory
 from hpctem.optics.scattering_factors import check_elements
 from hpctem.parallel import Communicator, Progress
 from hpctem.structures import recipes
@@ -268,6 +271,7 @@ def simulate(
     _require_same_machines(communicator, identity)
     campaign = communicator.on_root(lambda: _keep_stored_text(campaign, path))
     layout = lay_out(campaign, experiment, structures)
+    _require_memory(communicator, experiment, layout)
     limit = config.campaign.quarantine_limit * len(structures)
 
     def watch(state: Progress) -> None:
@@ -312,10 +316,35 @@ def _require_same_machines(communicator: Communicator, identity: Mapping[str, st
     for rank, other in enumerate(everyone):
         for name, value in everyone[0].items():
             if other.get(name) != value:
-                raise MachineError(
+                error = MachineError(
                     f"rank {rank} has {name} {other.get(name)}, rank 0 has {value}: all ranks need "
                     "the same libraries and devices"
                 )
+                error.shared = True
+                raise error
+
+
+def _require_memory(communicator: Communicator, experiment: Experiment, layout: Layout) -> None:
+    """Raise ConfigError when the ranks of a node need more memory than it has."""
+    backend = experiment.backend
+    needed = estimate_memory(experiment.config, experiment.grids, layout, backend)
+    nodes = communicator.allgather(socket.gethostname())
+    beside = nodes.count(nodes[communicator.rank]) if backend.name == "numpy" else 1
+    free = available_memory(backend)
+    shortages = communicator.allgather(
+        f"{beside} rank(s) on {nodes[communicator.rank]} need about {gib(int(needed * beside))} of "
+        f"memory, {gib(int(needed))} each, and {gib(int(free))} are free"
+        if needed * beside > free
+        else ""
+    )
+    shortage = next(filter(None, shortages), None)
+    if shortage is not None:
+        error = ConfigError(
+            f"{shortage}; start fewer ranks a node, or choose a coarser simulation.sampling, a "
+            "smaller cell or campaign.structures_per_segment"
+        )
+        error.shared = True
+        raise error
 
 
 def rebuild_structure(database: Database, row: int) -> Structure:

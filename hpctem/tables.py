@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from hpctem.conditions import CONDITION_COLUMNS
-from hpctem.config import Config, Structure
+from hpctem.config import Config
 from hpctem.database.schema import (
     Axis,
     Field,
@@ -16,7 +15,6 @@ from hpctem.database.schema import (
     Stack,
     choose_structures_per_segment,
 )
-from hpctem.errors import ConfigError
 from hpctem.grids import Grids
 from hpctem.structures import recipes
 from hpctem.structures.columns import (
@@ -64,7 +62,7 @@ def plan_layout(
         "structures": 1,
         **recipes.count_rows(config.structure),
         "waves": config.waves if config.storage.exit_waves else 0,
-        "atoms": most_atoms(config.structure) if config.storage.store_atoms else 0,
+        "atoms": recipes.count_atoms(config.structure) if config.storage.store_atoms else 0,
     }
     rows = {table: count for table, count in rows.items() if count > 0}
     fields = [f for f in _fields(config, grids, image_dtype, image_units) if f.table in rows]
@@ -159,27 +157,3 @@ def _columns(group: str, table: str, columns: Iterable[Column]) -> Iterable[Fiel
             column.description,
             tuple(column.categories),
         )
-
-
-def most_atoms(structure: Structure) -> int:
-    """An upper bound of the atoms of one structure, from the largest volumes that can be drawn."""
-    count = 0.0
-    if structure.substrate is not None:
-        thickness = structure.substrate.thickness.support[1]
-        density = structure.substrate.density
-        if structure.substrate.tile is not None:
-            tile = recipes.load_tile(structure.substrate.tile, structure.substrate.minimum_bond)
-            density = len(tile.numbers) / math.prod(tile.period)
-        count += structure.cell[0] * structure.cell[1] * thickness * density * 1.1
-    if structure.particles is not None:
-        crystal = recipes.load_crystal(structure.particles.crystal)
-        density = len(crystal.numbers) / abs(np.linalg.det(crystal.cell))
-        # A shell of an interplanar distance covers what the lattice's origin can add.
-        radius = structure.particles.radius.support[1] + 3.0
-        count += structure.particles.count.support[1] * 4 / 3 * math.pi * radius**3 * density
-    if count > 1e8:
-        raise ConfigError(
-            f"storage.store_atoms: structures of up to {count:.2g} atoms are too large to store; "
-            "narrow the cell, the thickness or the radius, or leave the atoms to be rebuilt"
-        )
-    return math.ceil(count) + 8

@@ -38,11 +38,13 @@ make_environment() {
     fi
     "$python" -m venv --without-pip "$folder"
     "$folder/bin/python" - "$folder" <<'PYTHON' || fail "cannot fetch pip from pypi.org; is the network reachable? Installing the package python3-venv also helps."
-import hashlib, json, pathlib, subprocess, sys, urllib.request
+import hashlib, json, pathlib, subprocess, sys, urllib.parse, urllib.request
 
-release = json.load(urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=60))
+index = "https://pypi.org/pypi/pip/json"
+release = json.load(urllib.request.urlopen(index, timeout=60))
 file = next(file for file in release["urls"] if file["packagetype"] == "bdist_wheel")
-content = urllib.request.urlopen(file["url"], timeout=60).read()
+address = urllib.parse.urljoin(index, file["url"])
+content = urllib.request.urlopen(address, timeout=60).read()
 if hashlib.sha256(content).hexdigest() != file["digests"]["sha256"]:
     sys.exit("the pip wheel arrived damaged")
 wheel = pathlib.Path(sys.argv[1], file["filename"])

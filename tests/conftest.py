@@ -1,19 +1,19 @@
 """What every test shares: one thread per process, markers by folder, an mpirun that works here.
 
-Imports nothing but pytest, so that tests/gpu also runs on machines that have little else.
+Imports only what every machine has, so that tests/gpu also runs where little else is installed.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from hpctem.examinations import find_launcher
 
 # Before numpy, MKL or MPI are imported by any test, and inherited by every process a test starts.
 ENVIRONMENT = {
@@ -97,18 +97,6 @@ def fail_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     report.longrepr = f"CI=true and an MPI test was skipped: {reason}"
 
 
-@functools.cache
-def find_mpirun() -> tuple[str, ...]:
-    """The launcher that belongs to this environment's MPI, or nothing where there is none.
-
-    The mpich wheel puts its mpirun beside python; otherwise the system's is on the PATH. Root and
-    oversubscription are allowed through the environment, which MPICH ignores.
-    """
-    beside = Path(sys.executable).parent / "mpirun"
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    return (found,) if found else ()
-
-
 @pytest.fixture
 def run_mpi() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command at n ranks: `run_mpi(2, sys.executable, "script.py", timeout=60)`.
@@ -116,13 +104,14 @@ def run_mpi() -> Callable[..., subprocess.CompletedProcess[str]]:
     Returns the CompletedProcess with its output as text and does not check the exit status. After
     `timeout` seconds the job is ended and subprocess.TimeoutExpired raised with what it printed.
     """
-    if not find_mpirun():
+    launcher = find_launcher()
+    if launcher is None:
         pytest.skip("no mpirun on this machine")
 
     def run(
         ranks: int, *command: str | Path, timeout: float = 120, **options
     ) -> subprocess.CompletedProcess[str]:
-        line = [*find_mpirun(), "-n", str(ranks), *map(str, command)]
+        line = [launcher, "-n", str(ranks), *map(str, command)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(line, text=True, **pipes, **options) as job:
             try:

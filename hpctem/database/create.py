@@ -41,21 +41,30 @@ def create(path: str | Path, layout: Layout, identity: Mapping[str, str]) -> Non
     temporary = path.with_name(path.name + ".creating")
     temporary.unlink(missing_ok=True)
     try:
+        # HDF5 does not survive a disk that is full while it closes a file: try the space before.
+        _reserve_file(temporary, layout.data_bytes + HEADER_BYTES)
         _write_empty(temporary, layout, write_plan(layout, identity))
-        descriptor = os.open(temporary, os.O_RDWR)
-        try:
-            reserve_space(descriptor, os.fstat(descriptor).st_size)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _reserve_file(temporary, temporary.stat().st_size)
         os.rename(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
         raise MachineError(
-            f"cannot reserve the {gib(layout.data_bytes)} of {path}: "
-            f"{error.strerror or error}; free space or choose another folder"
+            f"cannot reserve the {gib(layout.data_bytes)} of {path}: {reason}; "
+            "free space, raise the quota or limit, or choose another folder"
         ) from error
+
+
+def _reserve_file(path: Path, size: int) -> None:
+    """Give a file that size, its blocks reserved and on disk."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.ftruncate(descriptor, size)
+        reserve_space(descriptor, size)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -108,9 +117,11 @@ def gib(size: int) -> str:
 
 
 def _write_empty(path: Path, layout: Layout, plan: str) -> None:
-    # The default library versions give superblock 0. With 'latest' (superblock 3) a killed serial
-    # writer leaves a file that HDF5 refuses to open.
+    # The earliest format gives superblock 0 and no times. With the latest (superblock 3) a killed
+    # serial writer leaves a file that HDF5 refuses to open; HDF5 2 by itself takes superblock 2,
+    # whose root group holds the time of its creation.
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
     access.set_alignment(ALIGNMENT_THRESHOLD, ALIGNMENT)
     identifier = h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fapl=access)
     with h5py.File(identifier) as file:

@@ -122,6 +122,8 @@ def fill(
             journals = _run(job, journals)
             if len(journals.commits) < layout.segments:
                 return _summarise(layout, journals, False)
+            if communicator.rank == 0:
+                log.info("%s: everything is committed and is now read back", path)
             bad = _check_all(job, journals)
             journals, complete = communicator.on_root(partial(_finish, job, journals, bad))
         if complete:
@@ -193,7 +195,8 @@ def _run(job: _Job, journals: Journals) -> Journals:
                     stop_file.touch()
                 if stop_file.exists():
                     break
-                committer.commit(segment, *_compute_segment(job, journal, segment, suspects))
+                rows = _compute_segment(job, journal, segment, suspects, committer.raise_failure)
+                committer.commit(segment, *rows)
     except BaseException:
         monitor.end()
         journal.close()
@@ -211,15 +214,19 @@ def _run(job: _Job, journals: Journals) -> Journals:
 
 
 def _compute_segment(
-    job: _Job, journal: Journal, segment: int, suspects: set[int]
+    job: _Job, journal: Journal, segment: int, suspects: set[int], check: Callable[[], None]
 ) -> tuple[dict[str, np.ndarray], int]:
-    """All rows of a segment, and how many of its structures are quarantined."""
+    """All rows of a segment, and how many of its structures are quarantined.
+
+    `check` raises what went wrong in the background, before each structure.
+    """
     layout = job.layout
     structures = layout.segment(segment)
     block = empty_block(layout, structures)
     quarantined = 0
     for position, structure in enumerate(structures):
         index = layout.first_structure + structure
+        check()
         if structure in suspects:
             log.warning("structure %d was being computed at three deaths: computed alone", index)
             result = compute_alone(job.compute, index)
@@ -257,6 +264,11 @@ class _Committer:
         """Hand over a segment; raises what went wrong with the one before."""
         self._wait()
         self._pending = self._pool.submit(self._store, segment, block, quarantined)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong with the segment before, if that is known already."""
+        if self._pending is not None and self._pending.done():
+            self._pending.result()
 
     def _wait(self) -> None:
         if self._pending is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -72,11 +73,8 @@ class MpioWriter:
     def write(self, path: str, first_row: int, values: np.ndarray) -> None:
         dataset = self._datasets[path]
         kind = dataset.get_type()
-        step = max(1, SLAB_BYTES // max(1, values[:1].nbytes))
-        for start in range(0, len(values), step):
-            slab = np.ascontiguousarray(values[start : start + step])
+        for origin, slab in cut_slabs(values, (first_row, *(0 for _ in values.shape[1:]))):
             target = dataset.get_space()
-            origin = (first_row + start, *(0 for _ in slab.shape[1:]))
             target.select_hyperslab(origin, slab.shape)
             try:
                 dataset.write(h5py.h5s.create_simple(slab.shape), target, slab, kind)
@@ -117,6 +115,19 @@ class PwriteWriter:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def cut_slabs(
+    values: np.ndarray, origin: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Contiguous parts of below 1 GiB and where each begins; one MPI call moves at most 2 GiB."""
+    if values.nbytes <= SLAB_BYTES or values.size <= 1:
+        yield origin, np.ascontiguousarray(values)
+        return
+    axis = next(axis for axis, length in enumerate(values.shape) if length > 1)
+    for part in np.array_split(values, 2, axis):
+        yield from cut_slabs(part, origin)
+        origin = (*origin[:axis], origin[axis] + part.shape[axis], *origin[axis + 1 :])
 
 
 def read_offsets(path: Path, layout: Layout) -> dict[str, int]:

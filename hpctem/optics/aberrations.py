@@ -142,8 +142,9 @@ def from_power_notation(coefficients: Mapping[str, tuple[float, float]]) -> Aber
     values = {}
     for name, (value, azimuth) in coefficients.items():
         digits = name.removeprefix("C").replace(",", "")
-        krivanek = f"C{int(digits[0]) - 1}{digits[1]}" if digits.isdigit() else name
-        if krivanek not in NAMES or len(digits) != 2:
+        two_digits = len(digits) == 2 and digits.isdecimal() and name.startswith("C")
+        krivanek = f"C{int(digits[0]) - 1}{digits[1]}" if two_digits else ""
+        if krivanek not in NAMES:
             known = ", ".join(f"C{int(n[1]) + 1}{n[2]}" for n in NAMES)
             raise ConfigError(f"aberration '{name}' is unknown; in power notation: {known}.")
         values[krivanek] = int(digits[0]) * value

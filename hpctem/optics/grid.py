@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,8 +88,17 @@ def antialias_aperture(grid: Grid, taper: float = 0.01) -> np.ndarray:
     return np.where(k > radius, 0.0, edge)
 
 
-def crop_frequencies(wave: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Keep the `shape` lowest frequencies of the transformed `wave` [..., ny, nx] (a copy)."""
-    rows = np.fft.fftfreq(shape[0], 1 / shape[0]).round().astype(int)
-    columns = np.fft.fftfreq(shape[1], 1 / shape[1]).round().astype(int)
-    return wave[..., rows[:, None], columns[None, :]]
+def copy_frequencies(source: Any, target: Any) -> None:
+    """Copy the lowest frequencies that both transforms hold from `source` to `target`.
+
+    Both complex [..., ny, nx] in the order of the FFT, of any two shapes, on one backend. A
+    smaller target is cropped; in a larger one, all other coefficients are left as they are.
+    """
+    parts = []
+    for n in map(min, source.shape[-2:], target.shape[-2:]):
+        positive = (n + 1) // 2
+        parts.append((slice(0, positive), slice(positive - n, None) if n > positive else None))
+    for rows in parts[0]:
+        for columns in parts[1]:
+            if rows is not None and columns is not None:
+                target[..., rows, columns] = source[..., rows, columns]

@@ -17,7 +17,7 @@ import numpy as np
 from hpctem.backend import Backend
 from hpctem.errors import ConfigError
 from hpctem.optics.electron import interaction_constant, wavelength
-from hpctem.optics.grid import Grid, antialias_aperture, crop_frequencies
+from hpctem.optics.grid import Grid, antialias_aperture, copy_frequencies
 from hpctem.optics.kernels import find_support, kernels_for
 from hpctem.optics.potential import (
     Atomic,
@@ -171,7 +171,7 @@ def exit_waves(
     positions = np.asarray(positions, dtype=np.float64)
     numbers = np.asarray(numbers)
     check_positions(positions)
-    shape = grid.shape if output_shape is None else tuple(output_shape)
+    shape = grid.shape if output_shape is None else (output_shape[0], output_shape[1])
     if shape[0] > grid.shape[0] or shape[1] > grid.shape[1]:
         raise ConfigError(
             f"the exit wave cannot be stored on {shape[1]} x {shape[0]} pixels, finer than the "
@@ -187,11 +187,9 @@ def exit_waves(
     atomic = Atomic(multislice.parametrization, multislice.debye_waller)
     finite = multislice.projection == "finite"
     run = _Run(grid, multislice, slices, shape, backend)
-    occupied = None if finite else np.unique(
-        slice_of(positions[..., 2], slices.thickness, slices.count)
-    )  # fmt: skip
-    if occupied is None:
-        occupied = np.arange(slices.count)
+    occupied = np.arange(slices.count)
+    if not finite:
+        occupied = np.unique(slice_of(positions[..., 2], slices.thickness, slices.count))
     for begin in range(0, positions.shape[0], batch):
         block = positions[begin : begin + batch]
         channels = make_channels(
@@ -209,16 +207,17 @@ class _Run:
         grid: Grid,
         multislice: Multislice,
         slices: Slices,
-        shape: tuple[int, ...],
+        shape: tuple[int, int],
         backend: Backend,
     ) -> None:
         self.grid, self.multislice, self.slices = grid, multislice, slices
-        self.shape, self.backend = shape, backend
+        self.backend = backend
         aperture = antialias_aperture(grid, multislice.taper)
         self.support = backend.asarray(find_support(aperture))
         self.half = backend.asarray((aperture / grid.pixels).astype(np.float32))
         self.table = backend.asarray(window_table())
         self.sigma = interaction_constant(multislice.energy)
+        self.circle = None if shape == grid.shape else backend.asarray(_circle(grid, shape))
 
     def pass_through(self, channels: list[Channel], occupied: list[int], out: Any) -> None:
         """Send a plane wave through the occupied slices and put the exit waves into `out`."""
@@ -245,7 +244,9 @@ class _Run:
                 kernels.multiply(wave, transmission)
         backend.fft2(wave, out=wave)
         kernels.propagate(wave, *self._factors(self.slices.height - planes[occupied[-1]]))
-        out[...] = self._crop(wave)
+        copy_frequencies(wave, out)
+        if self.circle is not None:
+            out *= self.circle
         backend.ifft2(out, out=out, scaled=False)
 
     def _factors(self, distance: float) -> tuple[Any, Any, Any, Any]:
@@ -254,12 +255,6 @@ class _Run:
         )
         asarray = self.backend.asarray
         return asarray(along_y), asarray(along_x), self.half, self.support
-
-    def _crop(self, wave: Any) -> Any:
-        if self.shape == self.grid.shape:
-            return wave
-        cropped = crop_frequencies(wave, (self.shape[0], self.shape[1]))
-        return cropped * self.backend.asarray(_circle(self.grid, (self.shape[0], self.shape[1])))
 
 
 def _circle(grid: Grid, shape: tuple[int, int]) -> np.ndarray:

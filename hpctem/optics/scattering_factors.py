@@ -32,7 +32,7 @@ class Terms:
     """One element's scattering factor as elementary functions of g^2 = k^2 + kz^2, f in A.
 
     f = sum_i L_i / (g^2 + B_i)  +  sum_i M_i / (g^2 + B_i)^2  +  sum_j C_j exp(-D_j g^2);
-    `lorentz`, `lorentz2`, `width2`: L (1/A), M (1/A^3), B (1/A^2); `gauss`, `decay`: C (A), D (A^2).
+    `lorentz`, `lorentz2`, `width2`: L (1/A), M (1/A^3), B (1/A^2); `gauss`, `decay`: C, D (A, A^2).
     """
 
     lorentz: np.ndarray

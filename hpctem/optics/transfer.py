@@ -19,7 +19,7 @@ from hpctem.backend import Backend
 from hpctem.errors import ConfigError
 from hpctem.optics.aberrations import Aberrations, chi, chi_gradient
 from hpctem.optics.electron import wavelength
-from hpctem.optics.grid import Grid, crop_frequencies
+from hpctem.optics.grid import Grid, copy_frequencies
 from hpctem.optics.kernels import kernels_for
 from hpctem.optics.multislice import GPU_BATCH, fresnel_factors
 
@@ -90,10 +90,10 @@ def focal_planes(
     """Defocus offsets in A and weights (sum 1), float64, that stand for a Gaussian focal spread.
 
     `focal_spread`: standard deviation sigma in A; `energy` in eV; `band`: largest frequency k of
-    the wave in 1/A. `nodes='auto'`: a trapezoid over +-3.5 sigma with
-    ceil(1 + 7 (sigma lambda k^2 / 2 + 0.6)) nodes: the fastest beat over defocus has lambda k^2 / 2 cycles per A, and a margin of
-    0.6 / sigma to its alias leaves exp(-2 pi^2 0.6^2) = 8e-4 (Trefethen & Weideman 2014, SIAM Rev.
-    56, 385). A whole number: that many planes over +-3 sigma with Gaussian weights.
+    the wave in 1/A. `nodes='auto'`: a trapezoid over +-3.5 sigma. The fastest beat over defocus
+    has lambda k^2 / 2 cycles per A; with ceil(1 + 7 (sigma lambda k^2 / 2 + 0.6)) nodes its alias
+    stays 0.6 / sigma away, which leaves an error exp(-2 pi^2 0.6^2) = 8e-4 (Trefethen & Weideman
+    2014, SIAM Rev. 56, 385). A whole number: that many planes over +-3 sigma, Gaussian weights.
     """
     if focal_spread == 0 or nodes == 1:
         return np.zeros(1), np.ones(1)
@@ -153,7 +153,8 @@ def form_images(
     `extent` (ly, lx) in A; `batch`: configurations at once (default 1 on a CPU, else 4). Returns
     float32 (len(imagings), ny, nx), mean over the P configurations, on the backend; vacuum is 1.
     Where the objective aperture leaves a band so small that a coarser grid holds twice of it,
-    the work is done there and the intensity interpolated by Fourier transform, without loss.
+    the work is done there and the intensity interpolated by Fourier transform, without loss. The
+    bytes of an image depend neither on the others nor, on a CPU, on the batch.
     Raises ConfigError if an aperture lies beyond the grid's Nyquist frequency.
     """
     waves = backend.asarray(exit_waves)
@@ -163,13 +164,15 @@ def form_images(
     images = backend.xp.zeros((len(imagings), *grid.shape), dtype=np.float32)
     if not imagings:
         return images
-    band = max(_band(grid, imaging) for imaging in imagings)
-    small = Grid(_intensity_shape(grid, band), grid.extent)
-    spectra = _transform_waves(waves, small, backend)
+    spectra_of: dict[tuple[int, int], Any] = {}
     groups: dict[Imaging, list[int]] = {}
     for index, imaging in enumerate(imagings):
         groups.setdefault(_same_transfer(imaging), []).append(index)
     for common, indices in groups.items():
+        small = Grid(_intensity_shape(grid, _band(grid, common)), grid.extent)
+        if small.shape not in spectra_of:
+            spectra_of[small.shape] = _transform_waves(waves, small, backend)
+        spectra = spectra_of[small.shape]
         transfer = backend.asarray(transfer_function(small, common))
         means = np.ones(len(spectra))
         if any(imagings[index].plasmon for index in indices):
@@ -217,8 +220,7 @@ def _transform_waves(waves: Any, small: Grid, backend: Backend) -> Any:
     shape = tuple(waves.shape[-2:])
     spectra = backend.xp.empty((waves.shape[0], *small.shape), dtype=np.complex64)
     for p in range(waves.shape[0]):
-        spectrum = backend.fft2(waves[p])
-        spectra[p] = spectrum if small.shape == shape else crop_frequencies(spectrum, small.shape)
+        copy_frequencies(backend.fft2(waves[p]), spectra[p])
     spectra *= np.float32(1 / (shape[0] * shape[1]))
     return spectra
 
@@ -265,18 +267,17 @@ def _form_one(
     work = backend.xp.empty((min(batch, configurations), *grid.shape), dtype=np.complex64)
     planes = [
         # underfocus looks at a plane before the exit plane: back by the defocus
-        [backend.asarray(f) for f in fresnel_factors(grid, imaging.energy, -defocus)]
+        [backend.asarray(f) for f in fresnel_factors(grid, imaging.energy, -float(defocus))]
         for defocus in imaging.exit_defocus + offsets
     ]
-    for begin in range(0, configurations, batch):
-        block = spectra[begin : begin + batch]
-        waves = work[: block.shape[0]]
-        share = slope[begin : begin + batch] / configurations
-        for weight, (along_y, along_x) in zip(weights, planes, strict=True):
+    for weight, (along_y, along_x) in zip(weights, planes, strict=True):
+        shares = backend.asarray((weight / configurations * slope).astype(np.float32))
+        for begin in range(0, configurations, batch):
+            block = spectra[begin : begin + batch]
+            waves = work[: block.shape[0]]
             kernels.focus(waves, block, transfer, along_y, along_x)
             backend.ifft2(waves, out=waves, scaled=False)
-            scaled = backend.asarray((weight * share).astype(np.float32))
-            kernels.accumulate(intensity, waves, scaled)
+            kernels.accumulate(intensity, waves, shares[begin : begin + batch])
     intensity += np.float32(offset.mean())
     return intensity
 
@@ -288,8 +289,6 @@ def _interpolate(intensity: Any, grid: Grid, backend: Backend) -> Any:
     small = intensity.shape
     spectrum = backend.fft2(intensity.astype(np.complex64))
     padded = backend.xp.zeros(grid.shape, dtype=np.complex64)
-    rows = np.fft.fftfreq(small[0], 1 / small[0]).round().astype(int)
-    columns = np.fft.fftfreq(small[1], 1 / small[1]).round().astype(int)
-    padded[rows[:, None], columns[None, :]] = spectrum
+    copy_frequencies(spectrum, padded)
     padded *= np.float32(1 / (small[0] * small[1]))
     return backend.ifft2(padded, out=padded, scaled=False).real

@@ -10,6 +10,7 @@ the structure's index.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +153,26 @@ def count_rows(config: configs.Structure) -> dict[str, int]:
     most = round(particles.count.support[1])
     each = 0 if particles.planar_defects is None else particles.planar_defects.count.support[1]
     return {"particles": most, "planar_defects": most * round(each)}
+
+
+def count_atoms(config: configs.Structure) -> int:
+    """Most atoms a structure can have, from the largest volumes that can be drawn."""
+    count = 0.0
+    if config.substrate is not None:
+        substrate = config.substrate
+        density = substrate.density
+        if substrate.tile is not None:
+            tile = load_tile(substrate.tile, substrate.minimum_bond)
+            # A cut may hold denser parts of the tile than its mean.
+            density = 1.1 * len(tile.numbers) / math.prod(tile.period)
+        count += math.prod(config.cell) * substrate.thickness.support[1] * density
+    if config.particles is not None:
+        crystal = load_crystal(config.particles.crystal)
+        density = len(crystal.numbers) / abs(float(np.linalg.det(crystal.cell)))
+        # A shell of an interplanar distance covers what the lattice's origin can add.
+        radius = config.particles.radius.support[1] + 3.0
+        count += config.particles.count.support[1] * 4 / 3 * math.pi * radius**3 * density
+    return math.ceil(count) + 8
 
 
 def contact_distance(config: configs.Structure) -> float:

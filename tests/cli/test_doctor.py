@@ -49,6 +49,18 @@ def test_mpi_and_parallel_hdf5_are_met(tmp_path: Path) -> None:
     assert checks["parallel HDF5"].detail.count("two ranks wrote one file") == 1
 
 
+@pytest.mark.mpi
+def test_inside_a_job_the_examination_is_a_job_of_its_own(run_mpi, tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from mpi4py import MPI
+from hpctem.doctor import EXAMINATIONS, examine
+print("found:", examine(EXAMINATIONS["mpi"], Path(".")).state)
+"""
+    answer = run_mpi(1, sys.executable, "-c", code, cwd=tmp_path)
+    assert "found: ok" in answer.stdout, answer.stdout + answer.stderr
+
+
 @pytest.mark.parametrize(
     ("source", "detail"),
     [
@@ -129,7 +141,7 @@ def test_the_report_says_what_to_do() -> None:
 
 def test_the_command_prints_the_report(tmp_path: Path) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", "hpctem.cli", "doctor"],
+        [Path(sys.executable).with_name("hpctem"), "doctor"],
         text=True,
         capture_output=True,
         cwd=tmp_path,

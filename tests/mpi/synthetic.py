@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpctem.database import writer as writer_module
 from hpctem.database.fill import fill
 from hpctem.database.schema import Axis, Field, Layout, Stack
 from hpctem.database.segment import StructureRows, quarantine
@@ -64,6 +66,7 @@ class Compute:
     bad: tuple[int, ...] = ()
     nan: tuple[int, ...] = ()
     deadly: tuple[int, ...] = ()
+    deadly_signal: int = signal.SIGSEGV
     failing: tuple[int, ...] = ()
     raising: str = "machine"
 
@@ -72,7 +75,7 @@ class Compute:
         size, number = self.size, int(generator.integers(1, PARTICLES + 1))
         time.sleep(self.slow * generator.random())
         if index in self.deadly:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            os.kill(os.getpid(), self.deadly_signal)
         if index in self.failing:
             raise MachineError("the GPU is lost") if self.raising == "machine" else KeyError("bug")
         if index in self.bad:
@@ -108,16 +111,19 @@ def main() -> int:
     )
     compute = Compute(
         size,
-        float(options.get("slow", 0)),
-        numbers("bad"),
-        numbers("nan"),
-        numbers("deadly"),
-        numbers("failing"),
-        options.get("raising", "machine"),
+        slow=float(options.get("slow", 0)),
+        bad=numbers("bad"),
+        nan=numbers("nan"),
+        deadly=numbers("deadly"),
+        failing=numbers("failing"),
+        raising=options.get("raising", "machine"),
     )
     stop = listen_for_stop()
     communicator = world()
     states = []
+    writer_module.SLAB_BYTES = int(options.get("slab", writer_module.SLAB_BYTES))
+    if "file_limit" in options:  # here and not before: MPI's own files are larger
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(options["file_limit"]), -1))
     with abort_on_error(communicator):
         summary = fill(
             path,
@@ -133,6 +139,8 @@ def main() -> int:
         )
         if communicator.rank == 0:
             print(json.dumps(dataclasses.asdict(summary) | {"progress": len(states)}), flush=True)
+        if "exit" in options:
+            sys.exit(int(options["exit"]))
     return 0 if summary.complete else 4
 
 

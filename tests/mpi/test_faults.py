@@ -91,7 +91,7 @@ def test_disk_full_in_the_middle_aborts_cleanly_and_resumes(tmp_path, ranks):
     with small_disk(tmp_path / "disk", "4m") as disk:
         path = disk / "gold.hdf5"
         process = launching.start(path, ranks, **job)
-        while not list(journal_folder(path).glob("*.00000.journal")):
+        while not _has_committed(path):
             assert process.poll() is None
             time.sleep(0.005)
         junk = disk / "junk"
@@ -109,6 +109,13 @@ def test_disk_full_in_the_middle_aborts_cleanly_and_resumes(tmp_path, ranks):
         code, _, messages = launching.run(path, ranks, **job)
         assert code == 0, messages
         assert launching.sha256(path) == launching.sha256(expected)
+
+
+def _has_committed(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with open_database(path) as database:
+        return bool(database.committed.any())
 
 
 def test_disk_too_small_is_refused_with_the_estimate_before_any_work(tmp_path):
@@ -133,4 +140,19 @@ def test_limit_on_the_file_size_aborts_cleanly_and_resumes(tmp_path, reference):
     assert process.stderr.count("hpctem: error") == 1
     assert not path.exists() and not list(tmp_path.glob("*.creating"))
     assert launching.run(path, 0, **JOB)[0] == 0
+    assert launching.sha256(path) == launching.sha256(reference)
+
+
+@pytest.mark.parametrize("writer", ["mpio", "pwrite"])
+def test_failing_write_aborts_with_one_message_and_resumes(tmp_path, reference, writer):
+    launching.require_mpi(parallel_hdf5=writer == "mpio")
+    path = tmp_path / "gold.hdf5"
+    assert launching.run(path, 2, slow=0.1, failing="6", **JOB)[0] == 1
+    half = path.stat().st_size // 2
+    code, _, messages = launching.run(path, 2, timeout=60, writer=writer, file_limit=half, **JOB)
+    assert code == 1, messages
+    assert messages.count("hpctem: error") == 1, messages
+    assert f"writing {path} failed" in messages and "everything committed is kept" in messages
+    assert verify(path).intact
+    assert launching.run(path, 2, writer=writer, **JOB)[0] == 0
     assert launching.sha256(path) == launching.sha256(reference)

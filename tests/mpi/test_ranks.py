@@ -34,11 +34,25 @@ def test_ranks_and_writers_give_the_same_bytes(tmp_path, reference, ranks, write
 def test_other_number_of_ranks_and_other_writer_go_on(tmp_path, reference):
     launching.require_mpi()
     path = tmp_path / "gold.hdf5"
-    for ranks, failing in ((3, "11"), (1, "20"), (2, "")):
+    for ranks, failing in ((3, "2,22"), (1, "22"), (2, "")):
         code, _, messages = launching.run(
-            path, ranks, writer="auto" if ranks > 1 else "pwrite", failing=failing, **JOB
+            path,
+            ranks,
+            writer="auto" if ranks > 1 else "pwrite",
+            failing=failing,
+            **JOB,
         )
         assert code == (1 if failing else 0), messages
+    assert launching.sha256(path) == launching.sha256(reference)
+
+
+@pytest.mark.parametrize("writer", ["mpio", "pwrite"])
+def test_rows_larger_than_one_slab(tmp_path, reference, writer):
+    """As rows of gigabytes are cut, which MPI could not move in one call: here of kilobytes."""
+    launching.require_mpi(parallel_hdf5=writer == "mpio")
+    path = tmp_path / "gold.hdf5"
+    code, _, messages = launching.run(path, 2, writer=writer, slab=1000, **JOB)
+    assert code == 0, messages
     assert launching.sha256(path) == launching.sha256(reference)
 
 
@@ -62,6 +76,13 @@ def test_error_of_a_rank_ends_all_with_one_message(tmp_path, raising, failing):
     text = "the GPU is lost" if raising == "machine" else "KeyError: 'bug'"
     assert messages.count("hpctem:") == 1 and messages.count(text) == 1, messages
     assert "Traceback" not in messages or raising == "bug"
+
+
+def test_exit_code_of_a_finished_job_is_no_failure(tmp_path):
+    launching.require_mpi()
+    code, summary, messages = launching.run(tmp_path / "gold.hdf5", 3, exit=3, **JOB)
+    assert code == 3 and summary["complete"]
+    assert "hpctem" not in messages and "MPI_ABORT" not in messages
 
 
 def test_refusal_is_one_message_and_no_abort(tmp_path, reference):

@@ -136,10 +136,10 @@ def test_a_jammed_packing_is_a_bad_sample(monkeypatch: pytest.MonkeyPatch) -> No
         amorphous((10.0, 10.0, 10.0), 0.28, 1.4, np.random.default_rng(0))
 
 
-def test_a_film_takes_less_than_three_tenths_of_a_second(film: np.ndarray) -> None:
+def test_a_film_takes_less_than_three_tenths_of_a_second_of_one_core(film: np.ndarray) -> None:
     def measure() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         amorphous(EXTENT, DENSITY, BOND, np.random.default_rng(1))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(measure() for _ in range(3)) < 0.3

@@ -125,7 +125,7 @@ def propagate(wave: np.ndarray, distance: float) -> np.ndarray:
 def test_wave_phase_is_that_of_the_object_at_the_centre():
     """A phase object half a cell before the exit plane: its phase comes back, mean of two."""
     phases = [
-        SIGMA * project_potential(cut_sphere(8.0, rotation, (60.0, 60.0)), number=29)
+        SIGMA * project_potential(cut_sphere(8.0, rotation, (60.0, 60.0)), number=14)
         for rotation in (ORIENTATIONS["random"], ORIENTATIONS["110"])
     ]
     assert max(phase.max() for phase in phases) < 3

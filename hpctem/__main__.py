@@ -1,0 +1,5 @@
+"""`python -m hpctem` is the command `hpctem`."""
+
+from hpctem.cli import main
+
+main()
