@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -83,6 +84,31 @@ class Backend:
     def to_host(self, a: Any) -> np.ndarray:
         """Return `a` as a NumPy array, copied from the device where there is one."""
         return self.xp.asnumpy(a) if self.name == "cupy" else np.asarray(a)
+
+    def copy_later(self, a: Any) -> Callable[[], np.ndarray]:
+        """Begin to copy `a` to the host; calling what is returned waits for it and gives it.
+
+        On a GPU the copy into pinned memory runs on a stream of its own while the next image is
+        computed; `a` must not be changed until it is fetched.
+        """
+        if self.name == "numpy":
+            return lambda: np.asarray(a)
+        cuda = self.xp.cuda
+        if "copies" not in self._plans:
+            self._plans["copies"] = cuda.Stream(non_blocking=True)
+        copies = self._plans["copies"]
+        pinned = cuda.alloc_pinned_memory(a.nbytes)
+        host = np.frombuffer(pinned, a.dtype, a.size).reshape(a.shape)
+        copies.wait_event(cuda.get_current_stream().record())
+        a.get(stream=copies, out=host, blocking=False)
+        copied = copies.record()
+
+        # Holding the source until it is fetched keeps its memory from being given away.
+        def fetch(source: Any = a) -> np.ndarray:
+            copied.synchronize()
+            return host
+
+        return fetch
 
     def synchronize(self) -> None:
         """Wait until the device has finished (nothing to wait for on a CPU)."""

@@ -7,7 +7,7 @@ it is a pure function of (config, seed, i); `hpctem.database` puts the rows wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,8 +88,11 @@ class Experiment:
 
     def check_displacements(self, numbers: np.ndarray) -> None:
         """Raise ConfigError when an element lacks the displacement that the campaign asks for."""
-        if self.config.simulation.phonons is not None:
-            phonons.displacements(numbers, self.rms, self.streams("phonon/0/0", 0))
+        simulation = self.config.simulation
+        if simulation.phonons is not None:
+            phonons.check_displacements(numbers, self.rms, "simulation.phonons.rms")
+        if simulation.debye_waller is not None:
+            phonons.check_displacements(numbers, self.rms, "simulation.debye_waller")
 
     def structure(self, index: int) -> Structure:
         """The atoms of structure `index` at rest."""
@@ -124,8 +127,8 @@ def compute_structure(experiment: Experiment, index: int) -> Rows:
         taken = range(wave * each, (wave + 1) * each)
         recorded, waves = compute_images(experiment, structure, index, taken)
         images.extend(recorded)
-        if config.storage.exit_waves:
-            stored_waves.append(experiment.backend.to_host(waves))
+        if waves is not None:
+            stored_waves.append(waves)
     rows |= {path: np.stack([image[path] for image in images]) for path in images[0]}
     if stored_waves:
         rows[tables.EXIT_WAVES] = np.stack(stored_waves)
@@ -138,15 +141,19 @@ def compute_structure(experiment: Experiment, index: int) -> Rows:
 
 def compute_images(
     experiment: Experiment, structure: Structure, index: int, images: range
-) -> tuple[list[Rows], Any]:
-    """Rows of some images of structure `index`, all of one exit wave, and that wave's phonons."""
+) -> tuple[list[Rows], np.ndarray | None]:
+    """Rows of some images of structure `index`, all of one exit wave.
+
+    Also returns the wave of every phonon configuration, (P, ny, nx) complex64, where it is stored.
+    """
     draw = DrawConditions(experiment.config, experiment.streams, index)
     wave = draw.wave_of(images.start)
     tilt = draw.tilt(wave)
     waves, displaced = pass_wave(experiment, structure, index, wave, tilt)
+    stored = experiment.backend.copy_later(waves) if experiment.config.storage.exit_waves else None
     instances = label_particles(experiment, structure, displaced, tilt)
-    height = structure.cell[2]
-    return list(image_wave(experiment, waves, height, instances, draw, images)), waves
+    recorded = list(image_wave(experiment, waves, structure.cell[2], instances, draw, images))
+    return [tabulate_image(image) for image in recorded], stored() if stored else None
 
 
 def tabulate_structure(structure: Structure) -> Rows:
@@ -277,8 +284,8 @@ def image_wave(
     instances: Any,
     draw: DrawConditions,
     images: range,
-) -> Iterator[Rows]:
-    """Images that one exit wave gives, focus by focus: the rows of each in the image table.
+) -> Iterator[Recorded]:
+    """Images that one exit wave gives, focus by focus.
 
     `images` are running numbers within the structure, all of one wave.
     """
@@ -311,6 +318,15 @@ def set_optics(config: Config, values: dict[str, float]) -> Imaging:
     )
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """An image and its labels on their way to the host, and the conditions they have."""
+
+    image: Callable[[], np.ndarray]
+    instances: Callable[[], np.ndarray]
+    conditions: dict[str, float]
+
+
 def record_image(
     experiment: Experiment,
     intensity: Any,
@@ -318,8 +334,8 @@ def record_image(
     conditions: dict[str, float],
     draw: DrawConditions,
     image: int,
-) -> Rows:
-    """One image as the detector records it, cropped together with its labels, and its row.
+) -> Recorded:
+    """One image as the detector records it, cropped together with its labels.
 
     `intensity` is the noise-free image (ny, nx), 1 for the incident beam.
     """
@@ -338,24 +354,28 @@ def record_image(
     row, column = 0, 0
     if grids.stored != grids.image:
         row, column = draw_crop(grids.image, grids.stored, draw.generator(image, "crop"))
-    recorded = backend.to_host(crop(recorded, (row, column), grids.stored))
-    cropped = backend.to_host(crop(instances, (row, column), grids.stored))
-    values = {
-        **conditions,
-        "crop_x": column,
-        "crop_y": row,
-        "mean": float(recorded.mean(dtype=np.float64)),
-        "standard_deviation": float(recorded.std(dtype=np.float64)),
-        "minimum": float(recorded.min()),
-        "maximum": float(recorded.max()),
-        "saturated": saturated,
-        "particle_fraction": float(np.count_nonzero(cropped) / cropped.size),
+    return Recorded(
+        backend.copy_later(crop(recorded, (row, column), grids.stored)),
+        backend.copy_later(crop(instances, (row, column), grids.stored)),
+        conditions | {"crop_x": column, "crop_y": row, "saturated": saturated},
+    )
+
+
+def tabulate_image(recorded: Recorded) -> Rows:
+    """The row of an image in the image table: its pixels, labels, conditions and statistics."""
+    image, instances = recorded.image(), recorded.instances()
+    values = recorded.conditions | {
+        "mean": float(image.mean(dtype=np.float64)),
+        "standard_deviation": float(image.std(dtype=np.float64)),
+        "minimum": float(image.min()),
+        "maximum": float(image.max()),
+        "particle_fraction": float(np.count_nonzero(instances) / instances.size),
     }
-    columns = (*CONDITION_COLUMNS, *tables.IMAGE_STATISTICS)
-    rows = {f"/entry/metadata/{c.name}": np.array(values[c.name], c.dtype) for c in columns}
     if not np.isfinite(values["standard_deviation"]):
         raise SampleError("the image holds NaN or infinity")
-    return {tables.IMAGES: recorded, tables.INSTANCES: cropped, **rows}
+    columns = (*CONDITION_COLUMNS, *tables.IMAGE_STATISTICS)
+    rows = {f"/entry/metadata/{c.name}": np.array(values[c.name], c.dtype) for c in columns}
+    return {tables.IMAGES: image, tables.INSTANCES: instances, **rows}
 
 
 def set_detector(config: Config, conditions: dict[str, float]) -> Detector:

@@ -21,6 +21,7 @@ from hpctem.detection.filters import filter_median
 from hpctem.errors import SampleError
 from hpctem.parallel import Communicator, share_cyclically
 from hpctem.report import contact_sheet
+from hpctem.simulate import reopen_campaign
 
 SHOWN = 16
 
@@ -40,7 +41,9 @@ def draw_database(path: Path, target: Path) -> Path:
             for k in range(len(chosen))
         ]
         pixel_size = float(file["/entry/metadata/pixel_size"][chosen[0]])
-        return _draw(shown, captions, pixel_size, target, database.layout.title)
+        with reopen_campaign(database) as campaign:
+            filtered = campaign.config.imaging.median
+        return _draw(shown, captions, pixel_size, target, database.layout.title, filtered)
 
 
 def draw_preview(
@@ -71,7 +74,8 @@ def draw_preview(
     averaged = experiment.config.simulation.phonons
     note = f"preview, {averaged.configurations} phonon configuration(s)" if averaged else "preview"
     title = f"{config.campaign.name}: {note}"
-    _draw(list(images), list(captions), config.imaging.sampling, target, title)
+    median = config.imaging.median
+    _draw(list(images), list(captions), config.imaging.sampling, target, title, median)
 
 
 def preview_image(
@@ -129,8 +133,9 @@ def _draw(
     pixel_size: float,
     target: Path,
     title: str,
+    filtered: bool,
 ) -> Path:
-    images = [filter_median(image) for image, _ in shown]
+    images = [image if filtered else filter_median(image) for image, _ in shown]
     return contact_sheet(
         images, [mask for _, mask in shown], captions, target, title, pixel_sizes=pixel_size
     )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hpctem.database.background import Committer, Monitor
 from hpctem.database.create import create
-from hpctem.database.digest import digest_rows, digest_segment
 from hpctem.database.finish import MARKER, find_bad_rows, read_marker, write_marker
 from hpctem.database.isolate import compute_alone
 from hpctem.database.journal import (
@@ -33,7 +30,7 @@ from hpctem.database.plan import compare_plans, plan_key, write_plan
 from hpctem.database.reader import open_file, read_plan
 from hpctem.database.schema import STATUS_PATH, Layout
 from hpctem.database.segment import StructureRows, empty_block, place_rows
-from hpctem.database.writer import Writer, open_writer
+from hpctem.database.writer import open_writer
 from hpctem.errors import DatabaseError, MachineError
 from hpctem.parallel import Communicator, Progress, share_cyclically
 
@@ -187,9 +184,22 @@ def _run(job: _Job, journals: Journals) -> Journals:
     journal = Journal(job.folder, journals.run, communicator.rank, job.key)
     out = open_writer(job.path, layout, communicator, job.writer)
     communicator.barrier()
-    monitor = _Monitor(job, journals, journal, shares, stop_file)
+    monitor = Monitor(
+        JournalWatch(job.folder, journals.run, job.key, journal),
+        job.progress if communicator.rank == 0 else None,
+        job.interval,
+        Progress(
+            before=layout.structures - sum(shares),
+            total=layout.structures,
+            computed=(0,) * communicator.size,
+            shares=tuple(shares),
+            quarantined=sum(count for _, count in journals.commits.values()),
+            seconds=0.0,
+        ),
+        stop_file,
+    )
     try:
-        with _Committer(layout, out, journal) as committer:
+        with Committer(layout, out, journal) as committer:
             for segment in share_cyclically(remaining, communicator):
                 if job.stop():
                     stop_file.touch()
@@ -240,105 +250,6 @@ def _compute_segment(
         quarantined += not place_rows(layout, block, position, result)
         journal.computed(structure)
     return block, quarantined
-
-
-class _Committer:
-    """Writes and commits one segment in a thread while the next one is computed."""
-
-    def __init__(self, layout: Layout, writer: Writer, journal: Journal) -> None:
-        self._layout, self._writer, self._journal = layout, writer, journal
-        self._pool = ThreadPoolExecutor(1, "commit")
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> _Committer:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self._wait()
-        finally:
-            self._pool.shutdown()
-
-    def commit(self, segment: int, block: dict[str, np.ndarray], quarantined: int) -> None:
-        """Hand over a segment; raises what went wrong with the one before."""
-        self._wait()
-        self._pending = self._pool.submit(self._store, segment, block, quarantined)
-
-    def raise_failure(self) -> None:
-        """Raise what went wrong with the segment before, if that is known already."""
-        if self._pending is not None and self._pending.done():
-            self._pending.result()
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-
-    def _store(self, segment: int, block: dict[str, np.ndarray], quarantined: int) -> None:
-        layout = self._layout
-        digests = digest_rows(layout, block)
-        structures = layout.segment(segment)
-        for item in layout.datasets:
-            values = block[item.path] if item.path in block else digests[item.path]
-            self._writer.write(item.path, layout.row_range(item.table, structures).start, values)
-        self._writer.sync()
-        self._journal.commit(segment, digest_segment(layout, digests), quarantined)
-
-
-class _Monitor:
-    """Rank 0: reads the journals of all ranks now and then and shows how far they are."""
-
-    def __init__(
-        self, job: _Job, journals: Journals, own: Journal, shares: list[int], stop_file: Path
-    ) -> None:
-        self._job, self._shares, self._stop_file = job, tuple(shares), stop_file
-        self._watch = JournalWatch(job.folder, journals.run, job.key, own)
-        self._before = job.layout.structures - sum(shares)
-        self._quarantined = sum(count for _, count in journals.commits.values())
-        self._started = time.monotonic()
-        self._end = threading.Event()
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._watch_all, name="monitor", daemon=True)
-        if job.communicator.rank == 0 and job.progress is not None:
-            self._thread.start()
-
-    def end(self) -> None:
-        """Show the final state."""
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def raise_failure(self) -> None:
-        """Raise what `progress` raised."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _watch_all(self) -> None:
-        while self._failure is None:
-            last = self._end.wait(self._job.interval)
-            try:
-                self._show(last)
-            except Exception as failure:
-                self._failure = failure
-                self._stop_file.touch()
-            if last:
-                return
-
-    def _show(self, last: bool) -> None:
-        assert self._job.progress is not None
-        self._watch.update()
-        computed = tuple(self._watch.computed.get(rank, 0) for rank in range(len(self._shares)))
-        self._job.progress(
-            Progress(
-                before=self._before,
-                total=self._job.layout.structures,
-                computed=computed,
-                shares=self._shares,
-                quarantined=self._quarantined + self._watch.quarantined,
-                seconds=time.monotonic() - self._started,
-                last=last,
-            )
-        )
 
 
 def _check_all(job: _Job, journals: Journals) -> set[int]:

@@ -86,9 +86,11 @@ def read_terms(number: int, parametrization: str = "lobato") -> Terms:
     """
     terms, _ = _read_table(parametrization)
     if int(number) not in terms:
+        from ase.data import chemical_symbols
+
         raise ConfigError(
-            f"element Z = {int(number)} has no {parametrization} scattering factor; the table "
-            f"holds Z = {min(terms)} to {max(terms)}."
+            f"{chemical_symbols[int(number)]} (Z = {int(number)}) has no {parametrization} "
+            f"scattering factor; the table holds Z = {min(terms)} to {max(terms)}."
         )
     return terms[int(number)]
 

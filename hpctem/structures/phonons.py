@@ -31,6 +31,20 @@ RMS_300K: Mapping[int, float] = MappingProxyType(
 """One-dimensional rms displacement in A near 300 K per atomic number."""
 
 
+def check_displacements(numbers: np.ndarray, rms: Mapping[int, float], key: str) -> None:
+    """Raise ConfigError, naming the config's `key`, for an element without a value in `rms`."""
+    from ase.data import chemical_symbols
+
+    for number in np.unique(numbers).tolist():
+        if number not in rms:
+            symbol = chemical_symbols[number]
+            known = ", ".join(chemical_symbols[z] for z in sorted(rms))
+            raise ConfigError(
+                f"{symbol} has no thermal displacement (known: {known or 'none'}); give its "
+                f"one-dimensional rms displacement as {key}: {{{symbol}: ... A}}"
+            )
+
+
 def displacements(
     numbers: np.ndarray, rms: Mapping[int, float], generator: np.random.Generator
 ) -> np.ndarray:
@@ -41,13 +55,8 @@ def displacements(
     the atoms keeps its displacements. Raises ConfigError for an element without a value.
     """
     numbers = np.asarray(numbers)
-    scale = np.empty(numbers.shape)
-    for number in np.unique(numbers).tolist():
-        if number not in rms:
-            known = ", ".join(str(z) for z in sorted(rms))
-            raise ConfigError(
-                f"element Z = {number} has no thermal displacement (known: Z = {known}); give its "
-                f"one-dimensional rms displacement under simulation.phonons.rms."
-            )
-        scale[numbers == number] = rms[number]
+    check_displacements(numbers, rms, "simulation.phonons.rms")
+    scale = np.zeros(numbers.shape)
+    for number, u in rms.items():
+        scale[numbers == number] = u
     return generator.standard_normal((numbers.size, 3)) * scale[:, None]

@@ -18,12 +18,20 @@ CASES: dict[str, tuple[list[tuple[str, str]], str]] = {
     "missing unit": ([("200 keV", "200")], "200 has no unit: write it as '200 eV'"),
     "no such crystal file": ([(AU, "crystal: {file: gold.cif}")], "gold.cif cannot be read"),
     "unknown element": ([("[Au]", "[Xx]")], "'Xx' is not the symbol of an element"),
-    "element without scattering factor": ([("[Au]", "[Og]")], "Og"),
+    "element without scattering factor": (
+        [("[Au]", "[Og]")],
+        "Og (Z = 118) has no lobato scattering factor",
+    ),
     "element without displacement": ([("[Au]", "[Pm]")], "simulation.phonons.rms"),
     "element beyond Peng's table": (
-        [("[Au]", "[Cf]"), ("configurations: 2}", "configurations: 2, rms: {Cf: 0.1 A}}"),
+        [("[Au]", "[Es]"), ("configurations: 2}", "configurations: 2, rms: {Es: 0.1 A}}"),
          ("energy: 200 keV", "energy: 200 keV\n  parametrization: peng")],
-        "peng",
+        "Es (Z = 99) has no peng scattering factor",
+    ),
+    "smeared element without displacement": (
+        [("phonons: {configurations: 2}", "debye_waller: {Au: 0.1 A}")],
+        "C has no thermal displacement (known: Au); give its one-dimensional rms displacement as "
+        "simulation.debye_waller: {C: ... A}",
     ),
     "sampling too coarse for the aperture": (
         [("crop: 96", "crop: 96\n  objective_aperture: 60 mrad")],

@@ -60,7 +60,7 @@ def test_published_values() -> None:
 
 
 def test_element_without_a_value() -> None:
-    with pytest.raises(ConfigError, match=r"Z = 92 .* simulation\.phonons\.rms"):
+    with pytest.raises(ConfigError, match=r"U has no .* simulation\.phonons\.rms"):
         displacements(np.array([6, 92]), RMS_300K, np.random.default_rng(1))
     own = {**RMS_300K, 92: 0.06}
     assert displacements(np.array([6, 92]), own, np.random.default_rng(1)).shape == (2, 3)

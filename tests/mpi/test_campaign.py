@@ -1,0 +1,111 @@
+"""The main job under mpirun: one database at any number of ranks, by either writer, resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from launching import find_mpirun, require_mpi
+
+from hpctem.database.journal import journal_folder
+from hpctem.database.verify import verify
+
+SMALL = Path(__file__).parents[1] / "small.yaml"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small campaign computed by one process without MPI."""
+    path = tmp_path_factory.mktemp("alone") / "small.hdf5"
+    command = [sys.executable, "-m", "hpctem", "simulate", str(SMALL), "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return path
+
+
+@pytest.mark.parametrize("ranks, writer", [(1, "auto"), (2, "mpio"), (2, "pwrite"), (3, "auto")])
+def test_any_number_of_ranks_and_either_writer_give_the_same_bytes(
+    ranks: int, writer: str, alone: Path, tmp_path: Path, run_mpi: Callable
+) -> None:
+    require_mpi(parallel_hdf5=writer == "mpio")
+    path = tmp_path / "small.hdf5"
+    command = [sys.executable, "-m", "hpctem", "simulate", SMALL, "-o", path, "--writer", writer]
+    done = run_mpi(ranks, *command, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert sha256(path) == sha256(alone)
+
+
+def test_a_killed_campaign_goes_on_and_ends_in_the_same_bytes(alone: Path, tmp_path: Path) -> None:
+    """SIGKILL of every process at three moments of the run, then the same command again."""
+    require_mpi()
+    path = tmp_path / "small.hdf5"
+    job = [sys.executable, "-m", "hpctem", "simulate", str(SMALL), "-o", str(path)]
+    command = [*find_mpirun(), "-n", "2", *job]
+    kills = 0
+    for committed in (1, 2, 4):
+        before = _committed(path)
+        with subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        ) as process:
+            deadline = time.monotonic() + 90
+            while process.poll() is None and time.monotonic() < deadline:
+                if _committed(path) >= max(committed, before + 1):
+                    os.killpg(process.pid, signal.SIGKILL)
+                    _kill_ranks(path)
+                    kills += 1
+                    break
+                time.sleep(0.01)
+        if path.exists():
+            assert verify(path).intact
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert kills >= 1 and sha256(path) == sha256(alone)
+
+
+def _committed(path: Path) -> int:
+    """Bytes in the journals tell how far a job is: about one commit a structure here."""
+    from hpctem.database.journal import read_journals
+    from hpctem.database.plan import plan_key
+    from hpctem.database.reader import open_file, read_plan
+
+    if not path.exists():
+        return 0
+    with open_file(path) as file:
+        key = plan_key(read_plan(file))
+    return len(read_journals(journal_folder(path), key).commits)
+
+
+def _kill_ranks(path: Path) -> None:
+    """mpirun's ranks are in sessions of their own: find them by the database on their command."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(path).encode() in line:
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def test_bad_input_under_mpirun_is_told_once(tmp_path: Path, run_mpi: Callable) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(SMALL.read_text().replace("200 keV", "200"))
+    done = run_mpi(3, sys.executable, "-m", "hpctem", "simulate", broken, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("200 has no unit") == 1 and "Traceback" not in done.stderr
+
+
+def test_preview_under_mpirun_draws_one_sheet(tmp_path: Path, run_mpi: Callable) -> None:
+    command = [sys.executable, "-m", "hpctem", "preview", SMALL, "-n", "4", "-o", "sheet.png"]
+    done = run_mpi(2, *command, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("contact sheet") == 1 and (tmp_path / "sheet.png").stat().st_size > 1e4
