@@ -349,7 +349,7 @@ def record_image(
         draw.generator(image, "readout"),
         backend,
     )
-    if experiment.config.imaging.median:
+    if experiment.config.imaging.median == "stored":
         recorded = filter_median(recorded)
     row, column = 0, 0
     if grids.stored != grids.image:

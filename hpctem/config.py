@@ -320,7 +320,11 @@ class Imaging(Section):
     plasmon: Plasmon | None = None
     dose: Annotated[Distribution, Drawn("dose", 1e-3, 1e7, per="image", finest="image")]
     detector: Detector = Detector()
-    median: bool = Field(False, description="store the 3 x 3 median instead of the raw counts")
+    median: Literal["none", "view", "stored"] = Field(
+        "none",
+        description="3 x 3 median: none, a view recorded with the raw counts for whoever reads "
+        "them, or stored instead of them",
+    )
 
 
 class Mask(Section):

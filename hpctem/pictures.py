@@ -1,7 +1,7 @@
 """Contact sheets of campaigns: of a database that is there, and of one that is not made yet.
 
-Images are shown through the 3 x 3 median, as networks are trained on them; what is stored stays as
-it was recorded.
+Images are shown through the view that the campaign records (`imaging.median: view`), as networks
+are trained on them; what is stored stays as it was counted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from hpctem.backend import select_backend
 from hpctem.campaign import Experiment, compute_images
 from hpctem.config import Config
 from hpctem.database.reader import open_database
-from hpctem.detection.filters import filter_median
+from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import SampleError
 from hpctem.parallel import Communicator, share_cyclically
 from hpctem.report import contact_sheet
-from hpctem.simulate import reopen_campaign
 
 SHOWN = 16
 
@@ -41,9 +40,8 @@ def draw_database(path: Path, target: Path) -> Path:
             for k in range(len(chosen))
         ]
         pixel_size = float(file["/entry/metadata/pixel_size"][chosen[0]])
-        with reopen_campaign(database) as campaign:
-            filtered = campaign.config.imaging.median
-        return _draw(shown, captions, pixel_size, target, database.layout.title, filtered)
+        view = str(file[tables.IMAGES].attrs["view"])
+        return _draw(shown, captions, pixel_size, target, database.layout.title, view)
 
 
 def draw_preview(
@@ -74,8 +72,8 @@ def draw_preview(
     averaged = experiment.config.simulation.phonons
     note = f"preview, {averaged.configurations} phonon configuration(s)" if averaged else "preview"
     title = f"{config.campaign.name}: {note}"
-    median = config.imaging.median
-    _draw(list(images), list(captions), config.imaging.sampling, target, title, median)
+    view = MEDIAN_VIEW if config.imaging.median == "view" else RAW_VIEW
+    _draw(list(images), list(captions), config.imaging.sampling, target, title, view)
 
 
 def preview_image(
@@ -133,9 +131,9 @@ def _draw(
     pixel_size: float,
     target: Path,
     title: str,
-    filtered: bool,
+    view: str,
 ) -> Path:
-    images = [image if filtered else filter_median(image) for image, _ in shown]
+    images = [apply_view(image, view) for image, _ in shown]
     return contact_sheet(
         images, [mask for _, mask in shown], captions, target, title, pixel_sizes=pixel_size
     )

@@ -15,6 +15,7 @@ from hpctem.database.schema import (
     Stack,
     choose_structures_per_segment,
 )
+from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW
 from hpctem.grids import Grids
 from hpctem.structures import recipes
 from hpctem.structures.columns import (
@@ -97,16 +98,15 @@ def _fields(
     config: Config, grids: Grids, image_dtype: np.dtype, image_units: str
 ) -> Iterable[Field]:
     chunks = {"chunks": [1, *grids.stored]}
+    median = config.imaging.median
     yield Field(
         IMAGES,
         "images",
         image_dtype,
         grids.stored,
         image_units,
-        "images as recorded; 3 x 3 median applied"
-        if config.imaging.median
-        else "images as recorded",
-        attributes=chunks,
+        "3 x 3 median of the recorded images" if median == "stored" else "images as recorded",
+        attributes=chunks | {"view": MEDIAN_VIEW if median == "view" else RAW_VIEW},
     )
     yield Field(
         INSTANCES,

@@ -9,6 +9,22 @@ import numpy as np
 from hpctem.detection.kernels import PIXEL_TYPES, median_pixels
 from hpctem.errors import ConfigError
 
+# How images are to be looked at and learned from: an attribute of the stored images.
+RAW_VIEW, MEDIAN_VIEW = "raw", "median 3x3"
+
+
+def apply_view(image: Any, view: str) -> Any:
+    """The image as its database says that it is to be looked at and learned from.
+
+    image: (..., ny, nx) as stored; view: the attribute `view` of the stored images, 'raw' or
+    'median 3x3'. Returns the same shape and dtype. Raises ConfigError for another view.
+    """
+    if view == RAW_VIEW:
+        return image
+    if view == MEDIAN_VIEW:
+        return filter_median(image)
+    raise ConfigError(f"the view {view!r} is unknown: {RAW_VIEW!r} or {MEDIAN_VIEW!r}")
+
 
 def filter_median(image: Any) -> Any:
     """Replace each pixel by the median of its 3 x 3 neighbourhood, the edge rows repeated.
