@@ -119,7 +119,9 @@ def simulate(
     """
 
     def job(communicator: Any) -> None:
+        # Also what is needed after the last structure, so that its absence is known now.
         from hpctem.parallel import ProgressDisplay, listen_for_stop
+        from hpctem.pictures import draw_database
         from hpctem.simulate import Options, read_campaign, simulate
 
         stop = listen_for_stop()
@@ -136,6 +138,9 @@ def simulate(
         )
         if communicator.rank == 0:
             _tell_end(path, summary)
+            if summary.complete and summary.good:
+                sheet = draw_database(path, path.with_name(path.name + ".png"))
+                click.echo(f"contact sheet: {sheet}")
         if not summary.complete:
             sys.exit(1)
         if summary.quarantined:
@@ -145,8 +150,6 @@ def simulate(
 
 
 def _tell_end(path: Path, summary: Any) -> None:
-    from hpctem.pictures import draw_database
-
     total = summary.good + summary.quarantined
     if not summary.complete:
         click.echo(
@@ -161,8 +164,6 @@ def _tell_end(path: Path, summary: Any) -> None:
             f"{summary.quarantined} structures are quarantined; 'hpctem info {path}' says why",
             err=True,
         )
-    if summary.good:
-        click.echo(f"contact sheet: {draw_database(path, path.with_name(path.name + '.png'))}")
 
 
 @commands.command()

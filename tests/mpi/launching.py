@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from hpctem.examinations import find_launcher
 
 SCRIPT = Path(__file__).with_name("synthetic.py")
 ROOT = SCRIPT.parents[2]
@@ -25,8 +26,7 @@ JOB = {"structures": 24, "per_segment": 2, "bad": "3", "nan": "7"}
 @functools.cache
 def find_mpirun() -> tuple[str, ...]:
     """The mpirun that fits mpi4py, with the flags that root and more ranks than cores need."""
-    beside = Path(sys.executable).with_name("mpirun")
-    program = str(beside) if beside.exists() else shutil.which("mpirun")
+    program = find_launcher()
     if program is None:
         return ()
     version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
