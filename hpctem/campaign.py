@@ -164,6 +164,8 @@ def tabulate_structure(structure: Structure) -> Rows:
         ("particles", PARTICLE_COLUMNS, structure.particles),
         ("planar_defects", PLANAR_DEFECT_COLUMNS, structure.planar_defects),
     ):
+        if not records:  # a campaign without them has no such table
+            continue
         table = tabulate(records, columns)
         rows |= {f"/entry/{group}/{name}": values for name, values in table.items()}
     rows["/entry/structures/atoms_digest"] = np.frombuffer(digest(structure), np.uint8)[None]

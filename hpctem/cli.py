@@ -158,10 +158,10 @@ def _tell_end(path: Path, summary: Any) -> None:
             err=True,
         )
         return
-    click.echo(f"{path}: complete and verified, {summary.good} good structures")
+    click.echo(f"{path}: complete and verified, good structures: {summary.good}")
     if summary.quarantined:
         click.echo(
-            f"{summary.quarantined} structures are quarantined; 'hpctem info {path}' says why",
+            f"quarantined structures: {summary.quarantined}; 'hpctem info {path}' says why",
             err=True,
         )
 

@@ -27,7 +27,12 @@ Element = Annotated[str, Field(pattern=r"^[A-Z][a-z]?$", description="chemical s
 class Section(BaseModel):
     """A part of the campaign file; unknown keys are errors, values never change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
 
 
 class Campaign(Section):
@@ -39,6 +44,7 @@ class Campaign(Section):
     seed: int = Field(ge=0, lt=2**63, description="one seed gives the whole campaign")
     structures: int = Field(ge=1, le=10**9, description="number of structures")
     description: str = Field("", max_length=2000)
+    """What the campaign is for; stored as the title of the database."""
     quarantine_limit: Annotated[float, Quantity(None, 0.0, 1.0)] = Field(
         0.01, description="share of quarantined structures above which the campaign fails"
     )
@@ -93,6 +99,7 @@ class ZoneAxis(Section):
 
     zone_axis: tuple[int, int, int] = Field(description="direction [u, v, w] along the beam")
     in_plane: Annotated[Distribution, Drawn("angle", -7.0, 7.0)] = constant(0.0)
+    """Angle by which the particle is turned about the beam."""
 
     @model_validator(mode="after")
     def _direction(self) -> ZoneAxis:
@@ -105,9 +112,11 @@ class PlanarDefects(Section):
     """Twins and intrinsic stacking faults on (111) planes of an fcc particle."""
 
     count: Annotated[Distribution, Drawn("count", 0, 20)] = constant(0)
+    """Number of planar defects in a particle."""
     kind: Annotated[Distribution, Drawn("category", categories=("twin", "stacking_fault"))] = (
         Distribution("choice", ("twin", "stacking_fault"))
     )
+    """What each of them is."""
     minimum_separation: int = Field(3, ge=1, le=1000, description="(111) planes between defects")
     edge_distance: int = Field(3, ge=0, le=1000, description="(111) planes to the particle's edge")
 
@@ -116,11 +125,17 @@ class Particles(Section):
     """Spherical nanoparticles on the substrate."""
 
     count: Annotated[Distribution, Drawn("count", 0, 100)] = constant(1)
+    """Number of particles; 0 gives images without any."""
     crystal: Crystal
+    """What the particles are made of."""
     radius: Annotated[Distribution, Drawn("length", 2.0, 1000.0)]
+    """Radius of the spheres."""
     orientation: Literal["uniform"] | ZoneAxis = "uniform"
+    """Uniform over all rotations, or a zone axis along the beam."""
     planar_defects: PlanarDefects | None = None
+    """Twins and stacking faults."""
     embedding: Annotated[Distribution, Drawn(None, 0.0, 2.0)] = constant(0.2)
+    """Depth below the surface as a fraction of the radius."""
     edge_distance: Length = Field(10.0, description="least distance from the edges of the cell")
     gap: Length = Field(10.0, description="least gap between particles")
     attempts: int = Field(100, ge=1, le=100000, description="tries to place each particle")
@@ -130,11 +145,14 @@ class Substrate(Section):
     """An amorphous film under the particles, unique for every structure."""
 
     element: Element = "C"
+    """What the film is made of."""
     density: Annotated[float, Quantity("number density", 1e-4, 0.3)] = Field(
         0.11, description="atoms per volume; 0.11 /A^3 of carbon is 2.2 g/cm3"
     )
     minimum_bond: Annotated[float, Quantity("length", 0.1, 10.0)] = 1.4
+    """Shortest distance between two of its atoms."""
     thickness: Annotated[Distribution, Drawn("length", 1.0, 5000.0)]
+    """Thickness of the film."""
     tile: str | None = Field(None, description="file of an amorphous film to cut from instead")
 
 
@@ -146,7 +164,9 @@ class Structure(Section):
         Annotated[float, Quantity("length", 5.0, 10000.0)],
     ] = Field(description="width x and height y of the periodic cell")
     particles: Particles | None = None
+    """Particles on the substrate, or in vacuum without one."""
     substrate: Substrate | None = None
+    """The film under the particles."""
 
     @model_validator(mode="after")
     def _something(self) -> Structure:
@@ -168,6 +188,7 @@ class Phonons(Section):
     """Frozen phonons: Gaussian displacements, independent in x, y and z."""
 
     configurations: int = Field(8, ge=1, le=1000)
+    """Configurations that are averaged."""
     rms: dict[Element, Annotated[float, Quantity("length", 0.0, 1.0)]] = Field(
         default_factory=dict,
         description="one-dimensional rms displacement per element; known ones at 300 K by default",
@@ -181,23 +202,32 @@ class Tilt(Section):
     """
 
     x: Annotated[Distribution, Drawn("angle", -0.2, 0.2, finest="wave")] = constant(0.0)
+    """Towards +x."""
     y: Annotated[Distribution, Drawn("angle", -0.2, 0.2, finest="wave")] = constant(0.0)
+    """Towards +y."""
 
 
 class Simulation(Section):
     """How the electron wave passes the structure."""
 
     energy: Annotated[float, Quantity("energy", 1e4, 2e6)]
+    """Energy of the electrons."""
     sampling: Annotated[float, Quantity("length", 0.01, 1.0)] = Field(
         0.1, description="pixel of potential and wave; adjusted down to fit the cell"
     )
     slice_thickness: Annotated[float, Quantity("length", 0.05, 20.0)] = 2.0
+    """Greatest thickness of a slice; the cell is cut into equal ones."""
     slice_plane: Literal["centroid", "centre", "edge"] = "centroid"
+    """Where in its slice the potential acts."""
     parametrization: Literal["lobato", "kirkland", "peng"] = "lobato"
+    """Table of the scattering factors."""
     projection: Literal["infinite", "finite"] = "infinite"
+    """Each atom wholly in one slice, or divided over those it reaches into."""
     waves: int = Field(1, ge=1, le=1000, description="exit waves per structure")
     tilt: Tilt = Tilt()
+    """Tilt of the beam."""
     phonons: Phonons | None = None
+    """Frozen phonons; none without."""
     debye_waller: dict[Element, Annotated[float, Quantity("length", 0.0, 1.0)]] | None = Field(
         None, description="smear the potential by these rms displacements instead of phonons"
     )
@@ -228,19 +258,23 @@ KRIVANEK = (
 )
 POWER = ("C22", "C31", "C33", "C40", "C42", "C44", "C51", "C53", "C55", "C60", "C62", "C64", "C66")
 HAIDER = ("A1", "B2", "A2", "C3", "S3", "A3", "B4", "D4", "A4", "C5", "S5", "D5", "A5")
+ROUND = ("C30", "C50", "C40", "C60", "C3", "C5")
 NOTATIONS = {"krivanek": KRIVANEK, "power_of_angle": POWER, "haider": HAIDER}
 
 
 class Aberrations(Section):
-    """Aberrations beyond defocus, each a magnitude and an angle `phi...`, in a named notation."""
+    """Aberrations beyond defocus, in a named notation: each a magnitude and mostly an angle."""
 
     notation: Literal["krivanek", "power_of_angle", "haider"] = "krivanek"
+    """Whose names are used."""
     magnitudes: dict[str, Annotated[Distribution, Drawn("length", -1e10, 1e10, finest="focus")]] = (
         Field(default_factory=dict)
     )
+    """Size of each aberration, by its name."""
     angles: dict[str, Annotated[Distribution, Drawn("angle", -100.0, 100.0, finest="focus")]] = (
         Field(default_factory=dict)
     )
+    """Azimuth of an aberration, by the same name; for those that are not round."""
 
     @model_validator(mode="after")
     def _names(self) -> Aberrations:
@@ -254,6 +288,8 @@ class Aberrations(Section):
         for name in self.angles:
             if name not in self.magnitudes:
                 raise ValueError(f"{name!r} has an angle but no magnitude")
+            if name in ROUND:
+                raise ValueError(f"{name!r} is round and has no angle")
         return self
 
 
@@ -261,15 +297,20 @@ class Plasmon(Section):
     """Contrast lost to plasmon scattering: I' = (1 - w) I + w (I + b) mean(I) / mean(I + b)."""
 
     weight: Annotated[Distribution, Drawn(None, 0.0, 1.0, finest="focus")] = constant(0.5)
+    """Share of the intensity that loses contrast."""
     background: Annotated[Distribution, Drawn(None, 0.0, 100.0, finest="focus")] = constant(1.0)
+    """Background added to that share, in units of the incident beam."""
 
 
 class ParametricMtf(Section):
     """MTF of the detector, (1 - c1) / (1 + (q / (2 c2 qN))^c3) + c1, qN the Nyquist frequency."""
 
     c1: Annotated[Distribution, Drawn(None, -1.0, 1.0, finest="image")]
+    """Level at high frequencies."""
     c2: Annotated[Distribution, Drawn(None, 0.001, 10.0, finest="image")]
+    """Width of the central peak."""
     c3: Annotated[Distribution, Drawn(None, 0.1, 10.0, finest="image")]
+    """Steepness."""
 
 
 class MeasuredMtf(Section):
@@ -285,8 +326,11 @@ class Detector(Section):
     quantum_efficiency: Annotated[Distribution, Drawn(None, 1e-3, 1.0, finest="image")] = constant(
         1.0
     )
+    """Share of the electrons that is detected."""
     mtf: ParametricMtf | MeasuredMtf | None = None
+    """Modulation transfer, by three numbers or as measured; none without."""
     readout_noise: Annotated[Distribution, Drawn(None, 0.0, 1e4, finest="image")] = constant(0.0)
+    """Standard deviation of the readout noise, in electrons."""
     gain: Annotated[float, Quantity(None, 1e-3, 1e4)] = Field(1.0, description="units per electron")
     offset: Annotated[float, Quantity(None, 0.0, 6e4)] = Field(0.0, description="units added")
     digitize: bool = Field(False, description="round to 16-bit integers although it is no count")
@@ -303,23 +347,33 @@ class Imaging(Section):
     foci: int = Field(1, ge=1, le=10000, description="focal settings of each exit wave")
     images_per_focus: int = Field(1, ge=1, le=10000, description="images of each focal setting")
     defocus: Annotated[Distribution, Drawn("length", -1e6, 1e6, per="focus", finest="focus")]
+    """Underfocus is positive: -C10."""
     defocus_reference: Literal["exit_plane", "cell_centre"] = "exit_plane"
+    """Plane from which the defocus is measured."""
     focal_spread: Annotated[
         Distribution, Drawn("length", 0.0, 1e4, per="focus", finest="focus")
     ] = constant(0.0, per="focus")
+    """Standard deviation of the defocus; tables and programs that give the 1/e half width (Larsen
+    et al., abTEM) print sqrt(2) times it."""
     focal_planes: Literal["auto"] | Annotated[int, Field(ge=1, le=1001)] = Field(
         "auto",
         description="planes averaged over the focal spread; auto takes as few as give 1e-3, a "
         "number takes that many, Gaussian-weighted to 3 standard deviations",
     )
     aberrations: Aberrations = Aberrations()
+    """Aberrations beyond defocus."""
     objective_aperture: Annotated[float, Quantity("angle", 1e-3, 0.5)] | None = None
+    """Semiangle of the objective aperture; none without."""
     convergence_semiangle: Annotated[
         Distribution, Drawn("angle", 0.0, 0.05, per="focus", finest="focus")
     ] = constant(0.0, per="focus")
+    """Semiangle of the illumination, for the envelope of partial spatial coherence."""
     plasmon: Plasmon | None = None
+    """Contrast lost to plasmons; none without."""
     dose: Annotated[Distribution, Drawn("dose", 1e-3, 1e7, per="image", finest="image")]
+    """Incident electrons per area."""
     detector: Detector = Detector()
+    """What the camera adds."""
     median: Literal["none", "view", "stored"] = Field(
         "none",
         description="3 x 3 median: none, a view recorded with the raw counts for whoever reads "
@@ -331,6 +385,7 @@ class Mask(Section):
     """Which pixels show a particle."""
 
     method: Literal["projected_potential", "phase", "intensity"] = "projected_potential"
+    """What is thresholded."""
     threshold: Annotated[float, Quantity("angle", 1e-4, 10.0)] | None = Field(
         None, description="phase above which a pixel belongs to the particle; 0.1 rad by default"
     )
@@ -354,6 +409,7 @@ class Labels(Section):
     """What is true of each image."""
 
     mask: Mask = Mask()
+    """How the pixels of a particle are told."""
 
 
 class Storage(Section):
@@ -456,4 +512,32 @@ def config_hash(config: Config) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of the campaign file, for editors that check while one types."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    described = Config.model_json_schema()
+    _finish_keys(described)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
+
+
+def _finish_keys(node: Any) -> None:
+    if isinstance(node, dict):
+        if any("x-hint" in kind for kind in (node, *node.get("anyOf", []))) or "default" in node:
+            _finish_key(node)
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            _finish_keys(part)
+
+
+def _finish_key(key: dict[str, Any]) -> None:
+    """Say units and range beside the meaning, and the default as a person writes it."""
+    kinds = [key, *key.get("anyOf", [])]
+    notes = dict.fromkeys(kind.pop("x-hint") for kind in kinds if "x-hint" in kind)
+    unit = next((kind.pop("x-unit") for kind in kinds if "x-unit" in kind), "")
+    if notes:
+        key["description"] = f"{key.get('description', '')} ({'; '.join(notes)})".strip()
+    default = key.get("default")
+    if isinstance(default, dict) and default.get("kind") == "choice":
+        key["default"] = {"choice": list(default["values"])}
+    elif isinstance(default, dict) and "kind" in default:
+        default = default["values"][0]
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        key["default"] = f"{default:g} {unit}" if unit else default

@@ -55,13 +55,13 @@ class Quantity:
 
 
 def _quantity_schema(dimension: str | None, minimum: float, maximum: float) -> dict[str, Any]:
+    """A number, or text with a unit; `config.schema` puts the hint into the description."""
+    allowed = _limits(minimum, maximum, dimension)
     if dimension is None:
-        return {"type": ["number", "string"], "description": _limits(minimum, maximum, None)}
-    return {
-        "type": "string",
-        "description": f"{dimension} with unit ({', '.join(UNITS[dimension])}), "
-        f"{_limits(minimum, maximum, dimension)}",
-    }
+        return {"type": ["number", "string"], "x-hint": allowed}
+    units = ", ".join(UNITS[dimension])
+    hint = f"{dimension} with unit, {allowed}; units: {units}"
+    return {"type": "string", "x-hint": hint, "x-unit": internal_unit(dimension)}
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,14 @@ class Drawn:
         )
         if std < 0 or (std > 0 and self.dimension in ("count", "category")):
             raise ValueError(f"std: {options['std']} is not allowed here")
+        if std > 0:
+            numbers = [float(v) for v in values]
+            low, high = min(numbers) - 6 * std, max(numbers) + 6 * std
+            if low < self.minimum or high > self.maximum:
+                allowed = _limits(self.minimum, self.maximum, self.dimension)
+                raise ValueError(
+                    f"this grid with its std reaches beyond the allowed range {allowed}"
+                )
         return self._make(kind, values=values, weights=weights, std=std, per=per)
 
     def _make(self, kind: str, per: str | None = None, **parameters: Any) -> Distribution:
@@ -225,43 +233,44 @@ class Drawn:
         return data
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        one: dict[str, Any] = (
-            {"enum": list(self.categories)}
-            if self.dimension == "category"
-            else {"type": "integer"}
-            if self.dimension == "count"
-            else _quantity_schema(self.dimension, self.minimum, self.maximum)
-        )
-        per = {"enum": list(LEVELS[: LEVELS.index(self.finest) + 1]), "default": self.per}
-        pair = {"type": "array", "items": one, "minItems": 2, "maxItems": 2}
-        many = {"type": "array", "items": one, "minItems": 1}
-        normal = {
-            "type": "object",
-            "properties": {
-                **dict.fromkeys(("mean", "std", "min", "max"), one),
-                "clip": {"type": "boolean"},
-            },
-            "required": ["mean", "std"],
-            "additionalProperties": False,
-        }
+        levels = list(LEVELS[: LEVELS.index(self.finest) + 1])
+        per = {"enum": levels, "default": self.per}
+        one = self._value_schema()
+        bare = {name: value for name, value in one.items() if not name.startswith("x-")}
+        many = {"type": "array", "items": bare, "minItems": 1}
         shapes: dict[str, dict[str, Any]] = {
-            "uniform": {"uniform": pair},
-            "log_uniform": {"log_uniform": pair},
-            "normal": {"normal": normal},
             "choice": {"choice": many, "weights": {"type": "array", "items": {"type": "number"}}},
-            "grid": {"grid": many, "std": one},
+            "grid": {"grid": many},
         }
-        return {
-            "anyOf": [
-                one,
-                *(
-                    {
-                        "type": "object",
-                        "properties": {**properties, "per": per},
-                        "required": [kind],
-                        "additionalProperties": False,
-                    }
-                    for kind, properties in shapes.items()
-                ),
-            ]
-        }
+        if self.dimension != "category":
+            numbers = dict.fromkeys(("mean", "std", "min", "max"), bare)
+            pair = {"type": "array", "items": bare, "minItems": 2, "maxItems": 2}
+            shapes["uniform"], shapes["log_uniform"] = {"uniform": pair}, {"log_uniform": pair}
+            shapes["normal"] = {
+                "normal": {
+                    "type": "object",
+                    "properties": {**numbers, "clip": {"type": "boolean"}},
+                    "required": ["mean", "std"],
+                    "additionalProperties": False,
+                }
+            }
+        if _dimension(self.dimension) is not None or self.dimension is None:
+            shapes["grid"]["std"] = bare
+        distributions = (
+            {
+                "type": "object",
+                "properties": {**properties, "per": per},
+                "required": [kind],
+                "additionalProperties": False,
+            }
+            for kind, properties in shapes.items()
+        )
+        return {"anyOf": [one, *distributions]}
+
+    def _value_schema(self) -> dict[str, Any]:
+        if self.dimension == "category":
+            return {"enum": list(self.categories)}
+        if self.dimension == "count":
+            limits = {"minimum": int(self.minimum), "maximum": int(self.maximum)}
+            return {"type": "integer", **limits, "x-hint": f"{self.minimum:g} to {self.maximum:g}"}
+        return _quantity_schema(self.dimension, self.minimum, self.maximum)

@@ -109,13 +109,24 @@ def test_counts_are_poisson_of_the_noise_free_image() -> None:
     assert square.mean() == pytest.approx(1, abs=5 * np.sqrt(2 / square.size))
 
 
+BARE = "  planar_defects: {count: {choice: [0, 1]}, minimum_separation: 1, edge_distance: 1}\n"
+
+
+def test_tables_that_a_campaign_cannot_fill_are_left_out() -> None:
+    rows = compute_structure(experiment((f"  {BARE}", "")), 1)
+    assert "/entry/particles/radius" in rows and "/entry/planar_defects/plane" not in rows
+    start, end = SMALL.index("  particles:"), SMALL.index("  substrate:")
+    rows = compute_structure(experiment((SMALL[start:end], "")), 1)
+    assert "/entry/particles/radius" not in rows and rows["/entry/structures/n_particle_atoms"] == 0
+
+
 def test_images_without_particles_have_empty_labels() -> None:
     """Negatives: a count of 0 among the choices."""
     here = experiment(("count: {choice: [1, 1, 2]}", "count: {choice: [0]}"))
     rows = compute_structure(here, 0)
     assert not rows[tables.INSTANCES].any() and not column(rows, "particle_fraction").any()
     assert rows["/entry/structures/particles_placed"] == 0
-    assert len(rows["/entry/particles/radius"]) == 0 and rows[tables.IMAGES].any()
+    assert "/entry/particles/radius" not in rows and rows[tables.IMAGES].any()
 
 
 @pytest.mark.parametrize("method, share", [("phase", 0.6), ("intensity", 0.4)])
