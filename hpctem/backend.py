@@ -77,6 +77,14 @@ class Backend:
     device: str
     _plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def bus(self) -> str:
+        """Names the GPU among those of a node, the same for every rank that uses it; '' on a CPU.
+
+        A rank may see only its own GPU, so the number of the device does not tell them apart.
+        """
+        return str(self.xp.cuda.Device().pci_bus_id) if self.name == "cupy" else ""
+
     def asarray(self, a: Any, dtype: Any = None) -> Any:
         """Return `a` as an array of this backend, copied to the device where there is one."""
         return self.xp.asarray(a, dtype=dtype)
@@ -225,7 +233,9 @@ _CPU_TRANSFORMS = {"mkl_fft": _mkl_plane, "pyfftw": _fftw_plane, "scipy": _scipy
 
 def _fft_version(backend: Backend) -> str:
     if backend.name == "cupy":
-        return str(backend.xp.cuda.cufft.getVersion())
+        from cupy.cuda import cufft  # no attribute of cupy.cuda until somebody has imported it
+
+        return str(cufft.getVersion())
     return _version(backend.fft_provider)
 
 

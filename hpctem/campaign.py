@@ -7,6 +7,7 @@ it is a pure function of (config, seed, i); `hpctem.database` puts the rows wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,9 @@ import numpy as np
 from hpctem import labels, tables
 from hpctem.backend import Backend
 from hpctem.conditions import COEFFICIENTS, CONDITION_COLUMNS, DrawConditions
-from hpctem.config import Config, MeasuredMtf
+from hpctem.config import Config
 from hpctem.detection.detector import Detector, detect
-from hpctem.detection.filters import crop, draw_crop, filter_median
+from hpctem.detection.filters import crop, draw_crop, filter_median, integrate_pixels
 from hpctem.detection.mtf import MTF, ParametricMTF, TabulatedMTF
 from hpctem.errors import SampleError
 from hpctem.grids import Grids, choose_grids
@@ -30,6 +31,7 @@ from hpctem.optics.multislice import Multislice, exit_waves, plan_slices
 from hpctem.optics.potential import projected_potential
 from hpctem.optics.transfer import Imaging, form_images
 from hpctem.sampling import Streams
+from hpctem.sections import MeasuredMtf
 from hpctem.structures import phonons, recipes
 from hpctem.structures.columns import (
     PARTICLE_COLUMNS,
@@ -219,7 +221,7 @@ def exit_waves_of(
         Grid(grids.wave, grids.extent),
         multislice,
         experiment.backend,
-        output_shape=grids.image,
+        output_shape=grids.exit,
         slices=plan_slices(structure.positions, structure.numbers, height, multislice),
     )
 
@@ -230,7 +232,7 @@ def label_particles(
     displaced: np.ndarray,
     tilt: tuple[float, float],
 ) -> Any:
-    """Which pixel of the image grid shows which particle: (ny, nx) uint8, 0 none, k particle k."""
+    """Which image pixel shows which particle: (ny, nx) uint8, 0 none, k particle k."""
     xp = experiment.backend.xp
     count = len(structure.particles)
     if count == 0:
@@ -240,7 +242,9 @@ def label_particles(
         for k in range(1, count + 1)
     ]
     masks, phases = zip(*pairs, strict=True)
-    return labels.map_instances(masks, phases)
+    # The sample at the centre of an image pixel decides for the pixel.
+    every = slice(None, None, experiment.grids.binning)
+    return labels.map_instances(masks, phases)[every, every]
 
 
 def mask_particle(
@@ -250,14 +254,14 @@ def mask_particle(
     chosen: np.ndarray,
     tilt: tuple[float, float],
 ) -> tuple[Any, Any]:
-    """The mask of one particle and the phase shift that ranks it where particles overlap."""
+    """The mask of one particle on the exit wave's grid, and the phase shift that ranks it."""
     config, backend, grids = experiment.config, experiment.backend, experiment.grids
     mask, simulation = config.labels.mask, config.simulation
-    pixels = mask.smoothing * grids.image[0] / grids.extent[0]
+    pixels = mask.smoothing * grids.exit[0] / grids.extent[0]
     potential = projected_potential(
-        structure.positions[chosen],
+        project_along_beam(structure.positions[chosen], structure.cell[2], tilt),
         structure.numbers[chosen],
-        Grid(grids.image, grids.extent),
+        Grid(grids.exit, grids.extent),
         backend,
         simulation.parametrization,
     )
@@ -273,10 +277,22 @@ def mask_particle(
         )
         threshold = mask.threshold or DEFAULT_PHASE
         return labels.mask_by_wave_phase(measured, backend, threshold, pixels), phase
-    centre = Imaging(energy=simulation.energy, defocus=structure.cell[2] / 2)
+    centre = Imaging(simulation.energy, reference="cell_centre", height=structure.cell[2])
     intensity = form_images(waves, grids.extent, [centre], backend)[0]
     contrast = mask.contrast or DEFAULT_CONTRAST
     return labels.mask_by_intensity(intensity, backend, contrast, pixels), phase
+
+
+def project_along_beam(
+    positions: np.ndarray, height: float, tilt: tuple[float, float]
+) -> np.ndarray:
+    """Where a tilted beam shows atoms: moved by their depth under the exit plane times tan(tilt).
+
+    positions: (n, 3) float64 A; height of the cell in A; tilt (towards x, towards y) in rad.
+    """
+    depth = height - positions[:, 2]
+    shift = np.stack([math.tan(angle) * depth for angle in tilt] + [0 * depth], axis=1)
+    return positions + shift
 
 
 def image_wave(
@@ -293,22 +309,27 @@ def image_wave(
     """
     each = experiment.config.imaging.images_per_focus
     foci = list(dict.fromkeys(image // each for image in images))
-    optics = {focus: draw.optics(focus, height) for focus in foci}
-    settings = [set_optics(experiment.config, optics[focus]) for focus in foci]
+    optics = {focus: draw.optics(focus) for focus in foci}
+    settings = [set_optics(experiment.config, optics[focus], height) for focus in foci]
     intensities = form_images(waves, experiment.grids.extent, settings, experiment.backend)
-    of_focus = dict(zip(foci, intensities, strict=True))
+    of_focus = {}
+    for focus, setting, intensity in zip(foci, settings, intensities, strict=True):
+        optics[focus]["defocus_exit"] = setting.exit_defocus
+        of_focus[focus] = integrate_pixels(intensity, experiment.grids.binning)
     for image in images:
         focus = image // each
         conditions = draw.identify(image) | optics[focus] | draw.detection(image)
         yield record_image(experiment, of_focus[focus], instances, conditions, draw, image)
 
 
-def set_optics(config: Config, values: dict[str, float]) -> Imaging:
-    """The optical settings of one focus, from its row of conditions."""
+def set_optics(config: Config, values: dict[str, float], height: float) -> Imaging:
+    """The optical settings of one focus, from its row of conditions; height of the cell in A."""
     imaging = config.imaging
     return Imaging(
         energy=config.simulation.energy,
-        defocus=values["defocus_exit"],
+        defocus=values["defocus"],
+        reference=imaging.defocus_reference,
+        height=height,
         aberrations=Aberrations(**{name: values[name] for name in COEFFICIENTS}),
         focal_spread=values["focal_spread"],
         spread_nodes=imaging.focal_planes,

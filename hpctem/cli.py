@@ -51,6 +51,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        click.echo(f"hpctem: error: {name}{error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -139,14 +143,21 @@ def simulate(
         if communicator.rank == 0:
             _tell_end(path, summary)
             if summary.complete and summary.good:
-                sheet = draw_database(path, path.with_name(path.name + ".png"))
-                click.echo(f"contact sheet: {sheet}")
+                _leave_picture(draw_database, path)
         if not summary.complete:
             sys.exit(1)
         if summary.quarantined:
             sys.exit(QUARANTINED)
 
     under_mpi(job)
+
+
+def _leave_picture(draw: Callable[[Path, Path], Path], path: Path) -> None:
+    """Draw the contact sheet; that it cannot be written does not make the database incomplete."""
+    try:
+        click.echo(f"contact sheet: {draw(path, path.with_name(path.name + '.png'))}")
+    except OSError as error:
+        click.echo(f"no contact sheet: {error}", err=True)
 
 
 def _tell_end(path: Path, summary: Any) -> None:

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
-from hpctem.config import Config, ParametricMtf
+from hpctem.config import Config
 from hpctem.optics.aberrations import Aberrations, from_haider, from_power_notation
 from hpctem.sampling import LEVELS, Distribution, Streams
+from hpctem.sections import ParametricMtf
 from hpctem.structures.scenes import Column
 
 # Every aberration and its azimuth has a column; C10 is the defocus with the other sign.
@@ -103,19 +104,14 @@ class DrawConditions:
         tilt = self.config.simulation.tilt
         return self.value("tilt_x", tilt.x, wave, 0, 0), self.value("tilt_y", tilt.y, wave, 0, 0)
 
-    def optics(self, focus: int, height: float) -> dict[str, float]:
-        """Defocus, aberrations, spread and plasmon loss of one focal setting.
-
-        `height` is that of the cell in A: half of it lies between the exit plane and the centre.
-        """
+    def optics(self, focus: int) -> dict[str, float]:
+        """Defocus, aberrations, spread and plasmon loss of one focal setting."""
         imaging = self.config.imaging
         wave = focus // imaging.foci
 
         def draw(name: str, distribution: Distribution) -> float:
             return self.value(name, distribution, wave, focus, 0)
 
-        defocus = draw("defocus", imaging.defocus)
-        from_centre = imaging.defocus_reference == "cell_centre"
         drawn = {
             name: (
                 draw(name, magnitude),
@@ -129,8 +125,7 @@ class DrawConditions:
         del coefficients["C10"]
         plasmon = imaging.plasmon
         return {
-            "defocus": defocus,
-            "defocus_exit": defocus + (height / 2 if from_centre else 0.0),
+            "defocus": draw("defocus", imaging.defocus),
             "focal_spread": draw("focal_spread", imaging.focal_spread),
             "convergence_semiangle": draw("convergence_semiangle", imaging.convergence_semiangle),
             "objective_aperture": imaging.objective_aperture or 0.0,

@@ -1,422 +1,29 @@
-"""The campaign file: what is sampled, how it is imaged, what is labelled and stored.
+"""The campaign file as a whole: read, checked, described.
 
-Every number with a dimension carries its unit; any value marked `Distribution` may be a constant or
-a distribution (see `hpctem.distributions`). Unknown keys are errors that name the nearest one.
+`hpctem.sections` holds its keys; a mistake is shown with its line, the key and what is allowed.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from hpctem.distributions import Drawn, Quantity
 from hpctem.errors import ConfigError
-from hpctem.marked_yaml import MarkedYaml, read_yaml
-from hpctem.sampling import Distribution, constant
-
-Length = Annotated[float, Quantity("length", 0.0, 1e7)]
-Element = Annotated[str, Field(pattern=r"^[A-Z][a-z]?$", description="chemical symbol")]
-
-
-class Section(BaseModel):
-    """A part of the campaign file; unknown keys are errors, values never change once read."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-
-class Campaign(Section):
-    """What the campaign is called and how large it is."""
-
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="name of the database"
-    )
-    seed: int = Field(ge=0, lt=2**63, description="one seed gives the whole campaign")
-    structures: int = Field(ge=1, le=10**9, description="number of structures")
-    description: str = Field("", max_length=2000)
-    """What the campaign is for; stored as the title of the database."""
-    quarantine_limit: Annotated[float, Quantity(None, 0.0, 1.0)] = Field(
-        0.01, description="share of quarantined structures above which the campaign fails"
-    )
-    structures_per_segment: int | None = Field(
-        None, ge=1, description="structures committed together; by default fixed from their size"
-    )
-
-
-class Crystal(Section):
-    """A crystal: a lattice by name with its elements and constants, or a file."""
-
-    lattice: (
-        Literal["fcc", "bcc", "hcp", "diamond", "zincblende", "wurtzite", "rocksalt"] | None
-    ) = Field(None, description="lattice by name")
-    elements: tuple[Element, ...] = Field(
-        (), description="[Au], or [Cd, Se] for two-element lattices"
-    )
-    a: Annotated[float, Quantity("length", 1.0, 100.0)] | None = Field(
-        None, description="constant a"
-    )
-    c: Annotated[float, Quantity("length", 1.0, 200.0)] | None = Field(
-        None, description="constant c of hcp and wurtzite"
-    )
-    u: Annotated[float, Quantity(None, 0.0, 1.0)] | None = Field(
-        None, description="internal parameter u of wurtzite (ideal 3/8)"
-    )
-    file: str | None = Field(
-        None, description="CIF, POSCAR or XYZ file; relative to the campaign file"
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Crystal:
-        if (self.lattice is None) == (self.file is None):
-            raise ValueError("give either 'lattice' (with 'elements' and 'a') or 'file'")
-        if self.file is not None and (self.elements or self.a or self.c or self.u):
-            raise ValueError("a crystal from a file takes no 'elements', 'a', 'c' or 'u'")
-        if self.lattice is not None:
-            count = 2 if self.lattice in ("zincblende", "wurtzite", "rocksalt") else 1
-            if len(self.elements) != count:
-                raise ValueError(f"{self.lattice} takes {count} element(s) in 'elements'")
-            if self.a is None:
-                raise ValueError(f"{self.lattice} needs the lattice constant 'a'")
-            if (self.c is not None) != (self.lattice in ("hcp", "wurtzite")):
-                raise ValueError("'c' is needed for hcp and wurtzite, and for no other lattice")
-            if self.u is not None and self.lattice != "wurtzite":
-                raise ValueError("'u' is for wurtzite alone")
-        return self
-
-
-class ZoneAxis(Section):
-    """A fixed orientation: the zone axis along the beam, turned about it by an angle."""
-
-    zone_axis: tuple[int, int, int] = Field(description="direction [u, v, w] along the beam")
-    in_plane: Annotated[Distribution, Drawn("angle", -7.0, 7.0)] = constant(0.0)
-    """Angle by which the particle is turned about the beam."""
-
-    @model_validator(mode="after")
-    def _direction(self) -> ZoneAxis:
-        if not any(self.zone_axis):
-            raise ValueError("the zone axis [0, 0, 0] has no direction")
-        return self
-
-
-class PlanarDefects(Section):
-    """Twins and intrinsic stacking faults on (111) planes of an fcc particle."""
-
-    count: Annotated[Distribution, Drawn("count", 0, 20)] = constant(0)
-    """Number of planar defects in a particle."""
-    kind: Annotated[Distribution, Drawn("category", categories=("twin", "stacking_fault"))] = (
-        Distribution("choice", ("twin", "stacking_fault"))
-    )
-    """What each of them is."""
-    minimum_separation: int = Field(3, ge=1, le=1000, description="(111) planes between defects")
-    edge_distance: int = Field(3, ge=0, le=1000, description="(111) planes to the particle's edge")
-
-
-class Particles(Section):
-    """Spherical nanoparticles on the substrate."""
-
-    count: Annotated[Distribution, Drawn("count", 0, 100)] = constant(1)
-    """Number of particles; 0 gives images without any."""
-    crystal: Crystal
-    """What the particles are made of."""
-    radius: Annotated[Distribution, Drawn("length", 2.0, 1000.0)]
-    """Radius of the spheres."""
-    orientation: Literal["uniform"] | ZoneAxis = "uniform"
-    """Uniform over all rotations, or a zone axis along the beam."""
-    planar_defects: PlanarDefects | None = None
-    """Twins and stacking faults."""
-    embedding: Annotated[Distribution, Drawn(None, 0.0, 2.0)] = constant(0.2)
-    """Depth below the surface as a fraction of the radius."""
-    edge_distance: Length = Field(10.0, description="least distance from the edges of the cell")
-    gap: Length = Field(10.0, description="least gap between particles")
-    attempts: int = Field(100, ge=1, le=100000, description="tries to place each particle")
-
-
-class Substrate(Section):
-    """An amorphous film under the particles, unique for every structure."""
-
-    element: Element = "C"
-    """What the film is made of."""
-    density: Annotated[float, Quantity("number density", 1e-4, 0.3)] = Field(
-        0.11, description="atoms per volume; 0.11 /A^3 of carbon is 2.2 g/cm3"
-    )
-    minimum_bond: Annotated[float, Quantity("length", 0.1, 10.0)] = 1.4
-    """Shortest distance between two of its atoms."""
-    thickness: Annotated[Distribution, Drawn("length", 1.0, 5000.0)]
-    """Thickness of the film."""
-    tile: str | None = Field(None, description="file of an amorphous film to cut from instead")
-
-
-class Structure(Section):
-    """What is imaged."""
-
-    cell: tuple[
-        Annotated[float, Quantity("length", 5.0, 10000.0)],
-        Annotated[float, Quantity("length", 5.0, 10000.0)],
-    ] = Field(description="width x and height y of the periodic cell")
-    particles: Particles | None = None
-    """Particles on the substrate, or in vacuum without one."""
-    substrate: Substrate | None = None
-    """The film under the particles."""
-
-    @model_validator(mode="after")
-    def _something(self) -> Structure:
-        if self.particles is None and self.substrate is None:
-            raise ValueError("nothing to image: give 'particles', 'substrate' or both")
-        if self.particles is not None:
-            radius = self.particles.radius.support[1]
-            room = min(self.cell) / 2 - self.particles.edge_distance
-            if radius > room:
-                raise ValueError(
-                    f"a particle of radius {radius:g} A with {self.particles.edge_distance:g} A to "
-                    f"the edges does not fit the cell: at most {room:g} A; enlarge 'cell' or "
-                    "narrow 'radius'"
-                )
-        return self
-
-
-class Phonons(Section):
-    """Frozen phonons: Gaussian displacements, independent in x, y and z."""
-
-    configurations: int = Field(8, ge=1, le=1000)
-    """Configurations that are averaged."""
-    rms: dict[Element, Annotated[float, Quantity("length", 0.0, 1.0)]] = Field(
-        default_factory=dict,
-        description="one-dimensional rms displacement per element; known ones at 300 K by default",
-    )
-
-
-class Tilt(Section):
-    """Tilt of the beam from the z axis of the cell, towards +x and towards +y.
-
-    Tilting the specimen by the opposite angles gives the same images to first order.
-    """
-
-    x: Annotated[Distribution, Drawn("angle", -0.2, 0.2, finest="wave")] = constant(0.0)
-    """Towards +x."""
-    y: Annotated[Distribution, Drawn("angle", -0.2, 0.2, finest="wave")] = constant(0.0)
-    """Towards +y."""
-
-
-class Simulation(Section):
-    """How the electron wave passes the structure."""
-
-    energy: Annotated[float, Quantity("energy", 1e4, 2e6)]
-    """Energy of the electrons."""
-    sampling: Annotated[float, Quantity("length", 0.01, 1.0)] = Field(
-        0.1, description="pixel of potential and wave; adjusted down to fit the cell"
-    )
-    slice_thickness: Annotated[float, Quantity("length", 0.05, 20.0)] = 2.0
-    """Greatest thickness of a slice; the cell is cut into equal ones."""
-    slice_plane: Literal["centroid", "centre", "edge"] = "centroid"
-    """Where in its slice the potential acts."""
-    parametrization: Literal["lobato", "kirkland", "peng"] = "lobato"
-    """Table of the scattering factors."""
-    projection: Literal["infinite", "finite"] = "infinite"
-    """Each atom wholly in one slice, or divided over those it reaches into."""
-    waves: int = Field(1, ge=1, le=1000, description="exit waves per structure")
-    tilt: Tilt = Tilt()
-    """Tilt of the beam."""
-    phonons: Phonons | None = None
-    """Frozen phonons; none without."""
-    debye_waller: dict[Element, Annotated[float, Quantity("length", 0.0, 1.0)]] | None = Field(
-        None, description="smear the potential by these rms displacements instead of phonons"
-    )
-
-    @model_validator(mode="after")
-    def _one_thermal_model(self) -> Simulation:
-        if self.phonons is not None and self.debye_waller is not None:
-            raise ValueError(
-                "'phonons' and 'debye_waller' both describe the thermal motion: give one"
-            )
-        return self
-
-
-KRIVANEK = (
-    "C12",
-    "C21",
-    "C23",
-    "C30",
-    "C32",
-    "C34",
-    "C41",
-    "C43",
-    "C45",
-    "C50",
-    "C52",
-    "C54",
-    "C56",
+from hpctem.marked_yaml import MarkedYaml
+from hpctem.sections import (
+    ELEMENT,
+    Campaign,
+    Imaging,
+    Labels,
+    Section,
+    Simulation,
+    Storage,
+    Structure,
+    nearest,
 )
-POWER = ("C22", "C31", "C33", "C40", "C42", "C44", "C51", "C53", "C55", "C60", "C62", "C64", "C66")
-HAIDER = ("A1", "B2", "A2", "C3", "S3", "A3", "B4", "D4", "A4", "C5", "S5", "D5", "A5")
-ROUND = ("C30", "C50", "C40", "C60", "C3", "C5")
-NOTATIONS = {"krivanek": KRIVANEK, "power_of_angle": POWER, "haider": HAIDER}
-
-
-class Aberrations(Section):
-    """Aberrations beyond defocus, in a named notation: each a magnitude and mostly an angle."""
-
-    notation: Literal["krivanek", "power_of_angle", "haider"] = "krivanek"
-    """Whose names are used."""
-    magnitudes: dict[str, Annotated[Distribution, Drawn("length", -1e10, 1e10, finest="focus")]] = (
-        Field(default_factory=dict)
-    )
-    """Size of each aberration, by its name."""
-    angles: dict[str, Annotated[Distribution, Drawn("angle", -100.0, 100.0, finest="focus")]] = (
-        Field(default_factory=dict)
-    )
-    """Azimuth of an aberration, by the same name; for those that are not round."""
-
-    @model_validator(mode="after")
-    def _names(self) -> Aberrations:
-        names = NOTATIONS[self.notation]
-        for name in (*self.magnitudes, *self.angles):
-            if name not in names:
-                raise ValueError(
-                    f"{name!r} is no aberration in {self.notation} notation{nearest(name, names)}; "
-                    f"known: {', '.join(names)}"
-                )
-        for name in self.angles:
-            if name not in self.magnitudes:
-                raise ValueError(f"{name!r} has an angle but no magnitude")
-            if name in ROUND:
-                raise ValueError(f"{name!r} is round and has no angle")
-        return self
-
-
-class Plasmon(Section):
-    """Contrast lost to plasmon scattering: I' = (1 - w) I + w (I + b) mean(I) / mean(I + b)."""
-
-    weight: Annotated[Distribution, Drawn(None, 0.0, 1.0, finest="focus")] = constant(0.5)
-    """Share of the intensity that loses contrast."""
-    background: Annotated[Distribution, Drawn(None, 0.0, 100.0, finest="focus")] = constant(1.0)
-    """Background added to that share, in units of the incident beam."""
-
-
-class ParametricMtf(Section):
-    """MTF of the detector, (1 - c1) / (1 + (q / (2 c2 qN))^c3) + c1, qN the Nyquist frequency."""
-
-    c1: Annotated[Distribution, Drawn(None, -1.0, 1.0, finest="image")]
-    """Level at high frequencies."""
-    c2: Annotated[Distribution, Drawn(None, 0.001, 10.0, finest="image")]
-    """Width of the central peak."""
-    c3: Annotated[Distribution, Drawn(None, 0.1, 10.0, finest="image")]
-    """Steepness."""
-
-
-class MeasuredMtf(Section):
-    """A measured MTF of the detector: values at frequencies in fractions of Nyquist."""
-
-    frequencies: tuple[float, ...] = Field(description="rising from 0")
-    values: tuple[float, ...] = Field(description="between 0 and 1, beginning with 1")
-
-
-class Detector(Section):
-    """What the camera adds after counting."""
-
-    quantum_efficiency: Annotated[Distribution, Drawn(None, 1e-3, 1.0, finest="image")] = constant(
-        1.0
-    )
-    """Share of the electrons that is detected."""
-    mtf: ParametricMtf | MeasuredMtf | None = None
-    """Modulation transfer, by three numbers or as measured; none without."""
-    readout_noise: Annotated[Distribution, Drawn(None, 0.0, 1e4, finest="image")] = constant(0.0)
-    """Standard deviation of the readout noise, in electrons."""
-    gain: Annotated[float, Quantity(None, 1e-3, 1e4)] = Field(1.0, description="units per electron")
-    offset: Annotated[float, Quantity(None, 0.0, 6e4)] = Field(0.0, description="units added")
-    digitize: bool = Field(False, description="round to 16-bit integers although it is no count")
-    saturation_limit: Annotated[float, Quantity(None, 0.0, 1.0)] = Field(
-        1e-3, description="share of saturated pixels above which an image is refused"
-    )
-
-
-class Imaging(Section):
-    """How images form from the exit wave, and how many."""
-
-    sampling: Annotated[float, Quantity("length", 0.01, 10.0)] = Field(description="image pixel")
-    crop: int | None = Field(None, ge=16, le=16384, description="random square crop in pixels")
-    foci: int = Field(1, ge=1, le=10000, description="focal settings of each exit wave")
-    images_per_focus: int = Field(1, ge=1, le=10000, description="images of each focal setting")
-    defocus: Annotated[Distribution, Drawn("length", -1e6, 1e6, per="focus", finest="focus")]
-    """Underfocus is positive: -C10."""
-    defocus_reference: Literal["exit_plane", "cell_centre"] = "exit_plane"
-    """Plane from which the defocus is measured."""
-    focal_spread: Annotated[
-        Distribution, Drawn("length", 0.0, 1e4, per="focus", finest="focus")
-    ] = constant(0.0, per="focus")
-    """Standard deviation of the defocus; tables and programs that give the 1/e half width (Larsen
-    et al., abTEM) print sqrt(2) times it."""
-    focal_planes: Literal["auto"] | Annotated[int, Field(ge=1, le=1001)] = Field(
-        "auto",
-        description="planes averaged over the focal spread; auto takes as few as give 1e-3, a "
-        "number takes that many, Gaussian-weighted to 3 standard deviations",
-    )
-    aberrations: Aberrations = Aberrations()
-    """Aberrations beyond defocus."""
-    objective_aperture: Annotated[float, Quantity("angle", 1e-3, 0.5)] | None = None
-    """Semiangle of the objective aperture; none without."""
-    convergence_semiangle: Annotated[
-        Distribution, Drawn("angle", 0.0, 0.05, per="focus", finest="focus")
-    ] = constant(0.0, per="focus")
-    """Semiangle of the illumination, for the envelope of partial spatial coherence."""
-    plasmon: Plasmon | None = None
-    """Contrast lost to plasmons; none without."""
-    dose: Annotated[Distribution, Drawn("dose", 1e-3, 1e7, per="image", finest="image")]
-    """Incident electrons per area."""
-    detector: Detector = Detector()
-    """What the camera adds."""
-    median: Literal["none", "view", "stored"] = Field(
-        "none",
-        description="3 x 3 median: none, a view recorded with the raw counts for whoever reads "
-        "them, or stored instead of them",
-    )
-
-
-class Mask(Section):
-    """Which pixels show a particle."""
-
-    method: Literal["projected_potential", "phase", "intensity"] = "projected_potential"
-    """What is thresholded."""
-    threshold: Annotated[float, Quantity("angle", 1e-4, 10.0)] | None = Field(
-        None, description="phase above which a pixel belongs to the particle; 0.1 rad by default"
-    )
-    contrast: Annotated[float, Quantity(None, 1e-4, 10.0)] | None = Field(
-        None, description="for 'intensity': departure from the vacuum intensity; 0.1 by default"
-    )
-    smoothing: Annotated[float, Quantity("length", 0.0, 100.0)] = Field(
-        1.0, description="standard deviation of the Gaussian"
-    )
-
-    @model_validator(mode="after")
-    def _fits_method(self) -> Mask:
-        if self.method == "intensity" and self.threshold is not None:
-            raise ValueError("the intensity mask takes 'contrast', not 'threshold'")
-        if self.method != "intensity" and self.contrast is not None:
-            raise ValueError("'contrast' is for the intensity mask; this one takes 'threshold'")
-        return self
-
-
-class Labels(Section):
-    """What is true of each image."""
-
-    mask: Mask = Mask()
-    """How the pixels of a particle are told."""
-
-
-class Storage(Section):
-    """What is kept besides images, labels and metadata."""
-
-    exit_waves: bool = Field(False, description="keep every exit wave (complex64)")
-    store_atoms: bool = Field(False, description="keep all atoms instead of rebuilding them")
 
 
 class Config(Section):
@@ -445,17 +52,6 @@ class Config(Section):
         return self.foci * self.imaging.images_per_focus
 
 
-def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """', did you mean ...?' with the nearest of the known names, or nothing."""
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
-
-def load_config(path: str | Path) -> Config:
-    """Read and check a campaign file; raises ConfigError that points at the line."""
-    return check_config(read_yaml(Path(path)))
-
-
 def check_config(document: MarkedYaml) -> Config:
     """The config of a parsed document; raises ConfigError with every mistake and its line."""
     if not isinstance(document.data, dict):
@@ -467,47 +63,54 @@ def check_config(document: MarkedYaml) -> Config:
 
 
 def _describe(error: Any, document: MarkedYaml) -> str:
-    path, kind, message = error["loc"], error["type"], error["msg"]
-    # Pydantic adds the tried member of a union to the path; only keys of the file can be shown.
-    path = tuple(
-        part
-        for part in path
-        if not re.search(
-            r"^(literal|function|constrained|ZoneAxis|ParametricMtf|MeasuredMtf)", str(part)
-        )
-    )
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    # Pydantic puts the members of unions into the path; only keys of the file can be shown.
+    path = tuple(p for p in error["loc"] if not str(p).startswith(("~", "[")) and p != "literal")
     if kind == "extra_forbidden":
         return document.error(path, f"unknown key{nearest(str(path[-1]), _keys(path[:-1]))}")
+    if kind == "missing" and isinstance(path[-1], int):
+        return document.error(path[:-1], f"{path[-1] + 1} or more values are needed here")
     if kind == "missing":
         return document.error(path[:-1], f"the key {path[-1]!r} is missing")
-    message = message.removeprefix("Value error, ")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return document.error(path, f"is a section: write keys below it, not {_got(error)}")
+    if kind in ("tuple_type", "list_type"):
+        return document.error(path, f"is a list in brackets, [...], not {_got(error)}")
+    if kind == "string_pattern_mismatch":
+        pattern = error["ctx"]["pattern"]
+        what = "the symbol of an element, as Au" if pattern == ELEMENT else f"of the form {pattern}"
+        return document.error(path, f"{_got(error)} is not {what}")
     return document.error(
         path, message[:1].lower() + message[1:] if message[1:2].islower() else message
     )
+
+
+def _got(error: Any) -> str:
+    return repr(error["input"])[:60]
 
 
 def _keys(path: tuple[str | int, ...]) -> list[str]:
     """The keys that the section at a path knows."""
     model: Any = Config
     for part in path:
-        annotation = model.model_fields[part].annotation
-        members = [annotation, *getattr(annotation, "__args__", ())]
-        sections = [m for m in members if isinstance(m, type) and issubclass(m, Section)]
-        if not sections:
+        found = list(_sections_in(model.model_fields[part].annotation))
+        if not found:
             return []
-        model = sections[0]
+        model = found[0]
     return list(model.model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[Any]:
+    """The sections that a type allows, also within unions."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _sections_in(part)
 
 
 def resolved(config: Config) -> dict[str, Any]:
     """The config with every default filled in, as plain data in the units of the internals."""
     return json.loads(config.model_dump_json())
-
-
-def config_hash(config: Config) -> str:
-    """BLAKE2b-128 of the resolved config, in hexadecimal."""
-    text = json.dumps(resolved(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def schema() -> dict[str, Any]:

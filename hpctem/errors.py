@@ -23,7 +23,7 @@ class ConfigError(HpctemError):
 
 
 class SampleError(HpctemError):
-    """One sample that fails by its own nature (NaN, value out of range, no place for a particle).
+    """One sample that fails by its own nature (NaN, value out of range).
 
     It is recorded in the database with this message, never skipped and never replaced.
     """
@@ -35,7 +35,3 @@ class DatabaseError(HpctemError):
 
 class MachineError(HpctemError):
     """The machine failed: disk full, input/output error, out of memory, GPU lost."""
-
-
-class Interrupted(HpctemError):
-    """The job was asked to stop (signal, walltime); everything committed stays, rerun to go on."""

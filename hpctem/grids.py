@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hpctem.config import Config
 from hpctem.errors import ConfigError
 from hpctem.optics.electron import wavelength
 
+# Frequencies in 1/A beyond this carry no detail of an image: 49 mrad at 300 keV.
+LARGEST_FREQUENCY = 2.5
+
 
 @dataclass(frozen=True)
 class Grids:
     """Shapes (rows, columns) and extents of one campaign.
 
-    `extent` is (ly, lx) in A; `wave` the pixels of potential and multislice, `image` those of the
-    images before the crop, `stored` those of a stored image.
+    `extent` is (ly, lx) in A; `wave` the pixels of potential and multislice; `image` those of the
+    images before the crop, `stored` those of a stored image. An image pixel is `binning` x
+    `binning` pixels of the exit wave.
     """
 
     extent: tuple[float, float]
     wave: tuple[int, int]
     image: tuple[int, int]
     stored: tuple[int, int]
+    binning: int
+
+    @property
+    def exit(self) -> tuple[int, int]:
+        """Pixels of the exit wave, of its intensity and of the masks."""
+        return self.image[0] * self.binning, self.image[1] * self.binning
 
     @property
     def pixel_area(self) -> float:
@@ -32,7 +43,10 @@ def choose_grids(config: Config) -> Grids:
     """The grids that a campaign asks for.
 
     The wave's grid is the next larger size that factorises into 2, 3, 5 and 7, so its sampling is
-    the one asked for or slightly finer; image pixels must divide the cell exactly.
+    the one asked for or slightly finer; image pixels must divide the cell exactly. The exit wave is
+    kept to the smallest of 2/3 of its grid's Nyquist frequency, the objective aperture and 2.5 1/A
+    (half of Nyquist at 0.1 A, to which Rangel DaCosta et al. kept it), on as many pixels for each
+    image pixel as that needs.
 
     Raises ConfigError when they do not, when the crop or the wave is too small for the image, or
     when the sampling cannot hold the objective aperture (the wave keeps 2/3 of its Nyquist
@@ -47,34 +61,39 @@ def choose_grids(config: Config) -> Grids:
             f"{simulation.sampling:g} A: an image cannot show more than the wave holds"
         )
     wave = fast_size(ly / simulation.sampling), fast_size(lx / simulation.sampling)
-    wave = max(wave[0], image[0]), max(wave[1], image[1])
+    band = min(n / (3 * length) for n, length in zip(wave, (ly, lx), strict=True))
+    if imaging.objective_aperture is not None:
+        _require_band(imaging.objective_aperture, wavelength(simulation.energy), band)
+        band = min(band, imaging.objective_aperture / wavelength(simulation.energy))
+    band = min(band, LARGEST_FREQUENCY)
+    pixels = min(n / length for n, length in zip(image, (ly, lx), strict=True))
+    binning = math.ceil(2 * band / pixels - 1e-6)
+    wave = max(wave[0], image[0] * binning), max(wave[1], image[1] * binning)
     if imaging.crop is not None and imaging.crop > min(image):
         raise ConfigError(
             f"imaging.crop: {imaging.crop} pixels do not fit the image of {image[1]} x {image[0]} "
             f"pixels ({lx:g} x {ly:g} A at {imaging.sampling:g} A); at most {min(image)}"
         )
     crop = imaging.crop
-    grids = Grids((ly, lx), wave, image, image if crop is None else (crop, crop))
-    if imaging.objective_aperture is not None:
-        limit = wavelength(simulation.energy) * _band_limit(grids)
-        if imaging.objective_aperture > limit:
-            needed = wavelength(simulation.energy) / (3 * imaging.objective_aperture)
-            raise ConfigError(
-                f"imaging.objective_aperture: {imaging.objective_aperture * 1e3:g} mrad lies "
-                f"beyond the {limit * 1e3:.4g} mrad that the sampling can hold; choose "
-                f"simulation.sampling of {needed:.3g} A and imaging.sampling of "
-                f"{needed * 1.5:.3g} A or finer"
-            )
-    return grids
+    stored = image if crop is None else (crop, crop)
+    return Grids((ly, lx), wave, image, stored, max(binning, 1))
 
 
-def _band_limit(grids: Grids) -> float:
-    """Largest spatial frequency in 1/A that wave and image both hold."""
-    nyquist = [
-        (n / (2 * length), m / (2 * length))
-        for n, m, length in zip(grids.wave, grids.image, grids.extent, strict=True)
-    ]
-    return min(min(2 / 3 * wave, image) for wave, image in nyquist)
+def _require_band(aperture: float, wavelength: float, band: float) -> None:
+    limit = wavelength * min(band, LARGEST_FREQUENCY)
+    if aperture <= limit:
+        return
+    if band > LARGEST_FREQUENCY:
+        raise ConfigError(
+            f"imaging.objective_aperture: {aperture * 1e3:g} mrad is wider than the "
+            f"{limit * 1e3:.4g} mrad ({LARGEST_FREQUENCY} 1/A) to which waves are kept; "
+            "leave it out"
+        )
+    raise ConfigError(
+        f"imaging.objective_aperture: {aperture * 1e3:g} mrad lies beyond the {limit * 1e3:.4g} "
+        f"mrad that the sampling can hold; choose simulation.sampling of "
+        f"{wavelength / (3 * aperture):.3g} A or finer"
+    )
 
 
 def _whole_pixels(length: float, sampling: float) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpctem.backend import Backend
 from hpctem.errors import ConfigError, SampleError
+from hpctem.optics.multislice import propagate_waves
 
 # Instance maps are uint8 and 0 is background.
 MOST_PARTICLES = 255
@@ -28,8 +29,8 @@ def smooth_phase(
 ) -> Any:
     """The phase shift that a particle alone gives a fast electron, without detail below an atom.
 
-    sigma V_z, convolved with a normalised Gaussian (E. J. Kirkland, Advanced Computing in Electron
-    Microscopy, 2nd ed. 2010, chapter 5, for the phase): smooth between columns, and free of
+    sigma V_z, convolved with a normalised Gaussian (see E. J. Kirkland, Advanced Computing in
+    Electron Microscopy, 2nd ed. 2010, for the phase): smooth between columns, and free of
     the wrapping, channelling and Fresnel fringes of the exit wave.
 
     potential: (ny, nx) projected potential of the particle, V A; interaction_constant: rad/(V A);
@@ -70,15 +71,9 @@ def measure_wave_phase(
     wavelength, distance: A; extent: (ly, lx), A. Returns float32 (ny, nx) in rad.
     """
     xp = backend.xp
-    ky, kx = _frequencies(waves.shape[-2:], extent)
-    # The phase reaches hundreds of rad, so it is reduced in float64, one axis at a time.
-    back_y = np.exp(1j * math.pi * wavelength * distance * ky**2).astype(np.complex64)
-    back_x = np.exp(1j * math.pi * wavelength * distance * kx**2).astype(np.complex64)
-    back_y, back_x = backend.asarray(back_y)[:, None], backend.asarray(back_x)[None, :]
     total = xp.zeros(waves.shape[-2:], dtype=xp.float32)
     for wave in waves:
-        spectrum = backend.fft2(backend.asarray(wave).astype(xp.complex64))
-        total += xp.angle(backend.ifft2(spectrum * back_y * back_x))
+        total += xp.angle(propagate_waves(wave, extent, -distance, wavelength, backend))
     return total / np.float32(len(waves))
 
 
@@ -149,7 +144,7 @@ def blur_gaussian(image: Any, sigma: tuple[float, float], backend: Backend) -> A
     if not min(sigma) >= 0:
         raise ConfigError(f"the smoothing is {min(sigma):g} px: it must be at least 0")
     xp = backend.xp
-    fy, fx = _frequencies(image.shape, image.shape)
+    fy, fx = (np.fft.fftfreq(n) for n in image.shape)
     gauss_y = np.exp(-2 * (math.pi * sigma[0] * fy) ** 2).astype(np.float32)
     gauss_x = np.exp(-2 * (math.pi * sigma[1] * fx) ** 2).astype(np.float32)
     spectrum = backend.fft2(backend.asarray(image).astype(xp.complex64))
@@ -163,11 +158,3 @@ def _exceeds(values: Any, threshold: float, unit: str) -> Any:
     if not math.isfinite(float(values.sum())):
         raise SampleError("the particle's phase or image holds NaN or infinity: it has no mask")
     return values > np.float32(threshold)
-
-
-def _frequencies(
-    shape: tuple[int, int], extent: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Spatial frequencies of an FFT along y and x, float64, in cycles per unit of `extent`."""
-    (ny, nx), (ly, lx) = shape, extent
-    return np.fft.fftfreq(ny, ly / ny), np.fft.fftfreq(nx, lx / nx)

@@ -61,14 +61,20 @@ def parse_yaml(text: str, name: str = "<config>") -> MarkedYaml:
     document = MarkedYaml(name, text)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise ConfigError(document.error((), "the file is nested too deeply")) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         if mark is not None:
             document.marks[()] = (mark.line, mark.column)
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(document.error((), f"not valid YAML: {problem}")) from None
-    if node is not None:
-        document.data = _construct(node, (), document)
+    try:
+        document.data = None if node is None else _construct(node, (), document)
+    except RecursionError:
+        raise ConfigError(
+            document.error((), "the file is nested too deeply, or in itself")
+        ) from None
     return document
 
 

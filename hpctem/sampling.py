@@ -64,19 +64,6 @@ class Distribution:
     integer: bool = False
 
     @property
-    def varies(self) -> bool:
-        """Whether two draws can differ."""
-        if self.kind == "constant":
-            return False
-        if self.kind in ("choice", "grid"):
-            return len(set(self.values)) > 1 or self.std > 0
-        return (
-            self.parameters[0] != self.parameters[1]
-            if self.kind != "normal"
-            else (self.parameters[1] > 0)
-        )
-
-    @property
     def support(self) -> tuple[float, float]:
         """The smallest and the largest value that can be drawn (a normal reaches six sigma)."""
         if self.kind in ("constant", "choice", "grid"):

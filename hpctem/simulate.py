@@ -29,6 +29,7 @@ from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
 from hpctem.grids import choose_grids
 from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
 from hpctem.memory import available_memory, estimate_memory
+from hpctem.optics.grid import Grid
 from hpctem.optics.scattering_factors import check_elements
 from hpctem.parallel import Communicator, Progress
 from hpctem.structures import recipes
@@ -88,10 +89,15 @@ def read_campaign(path: str | Path, limit: int | None = None) -> CampaignFile:
         except OSError as error:
             reason = f"{file} cannot be read: {error.strerror}"
             raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            reason = f"{file} is no text file, as the database keeps it; convert it to CIF or XYZ"
+            raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
         inputs[key] = {
             "name": file.name,
             "digest": hashlib.blake2b(content, digest_size=16).hexdigest(),
-            "text": content.decode("utf-8", "replace"),
+            "text": text,
         }
         located[key] = str(file.resolve())
     return CampaignFile(document.text, _locate(document, located, limit), inputs)
@@ -145,6 +151,8 @@ def check_campaign(config: Config) -> None:
     the reach of 16 bits.
     """
     grids = choose_grids(config)
+    for shape in (grids.wave, grids.exit):
+        Grid(shape, grids.extent)
     recipes.check_recipe(config.structure)
     elements = np.array(recipes.list_elements(config.structure), dtype=np.uint8)
     largest = max(n / (3 * length) for n, length in zip(grids.wave, grids.extent, strict=True))
@@ -277,8 +285,8 @@ def simulate(
     def watch(state: Progress) -> None:
         if progress is not None:
             progress(state)
-        # A single bad sample is no ground to stop a small campaign.
-        if state.quarantined > max(limit, 1):
+        # A single bad sample is no ground to stop a small campaign, unless none is allowed.
+        if state.quarantined > (max(limit, 1) if limit else 0):
             raise MachineError(
                 f"{state.quarantined} of {len(structures)} structures are quarantined, more than "
                 f"campaign.quarantine_limit, {config.campaign.quarantine_limit:.2%}, allows; "

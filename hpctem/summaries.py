@@ -12,6 +12,10 @@ from hpctem.database.information import Column, Information
 from hpctem.database.verify import Verification
 
 MOST_LISTED = 20
+UNMARKED = (
+    "every structure is committed, but the marker COMPLETE is missing beside the file: the command "
+    "that made it reads it back and marks it"
+)
 
 
 def describe(found: Information) -> dict[str, Any]:
@@ -34,8 +38,10 @@ def _plain(value: Any) -> Any:
 def format_information(found: Information, columns: bool) -> str:
     """Counts, varied conditions and bad samples; with `columns` every column and its meaning."""
     counts = found.counts
-    state = "complete and verified" if found.complete else "unfinished"
-    lines = [f"{found.path}: {state}, {gib(found.size)}"]
+    state = "complete" if found.complete else "unfinished"
+    lines = [f"{found.path}: {state}{' and verified' * found.marked}, {gib(found.size)}"]
+    if found.complete and not found.marked:
+        lines.append(UNMARKED)
     if found.images is not None:
         (ny, nx), dtype = found.images
         lines.append(f"{counts['images']} images of {nx} x {ny} pixels, {dtype}")
@@ -81,9 +87,13 @@ def format_verification(path: Path, found: Verification) -> str:
     if len(found.bad) > MOST_LISTED:
         lines.append(f"  and {len(found.bad) - MOST_LISTED} more")
     if found.outside is None:
-        lines.append("bytes outside the rows: not checked, the database is not marked complete")
+        lines.append("bytes outside the rows: not checked, nothing tells what they were")
     else:
         lines.append(f"bytes outside the rows: {'intact' if found.outside else 'DAMAGED'}")
-    if not found.complete:
+    if not found.rows:
+        lines.append("nothing is committed, so nothing could be checked")
+    elif not found.complete:
         lines.append("the database is unfinished: only what is committed was checked")
+    elif not found.marked:
+        lines.append(UNMARKED)
     return "\n".join(lines)

@@ -134,10 +134,10 @@ def _fields(
         EXIT_WAVES,
         "waves",
         np.dtype("c8"),
-        (phonons, *grids.image),
+        (phonons, *grids.exit),
         "",
         "exit waves of all phonon configurations at the exit plane; the incident wave is 1",
-        attributes={"chunks": [1, 1, *grids.image]},
+        attributes={"chunks": [1, 1, *grids.exit]},
     )
     yield Field(
         POSITIONS, "atoms", np.dtype("f8"), (3,), "angstrom", "x, y, z of the atoms at rest"

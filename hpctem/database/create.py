@@ -23,6 +23,13 @@ from hpctem.errors import DatabaseError, MachineError
 # Datasets above the threshold begin at a page, which page caches and direct input/output like.
 ALIGNMENT_THRESHOLD, ALIGNMENT = 65536, 4096
 HEADER_BYTES = 2**20
+TEXTS = {
+    "config": "the campaign file as it was given",
+    "config_hash": "BLAKE2b-128 of the resolved config, in hexadecimal",
+    "resolved_config": "JSON: every key of the campaign with its value",
+    "inputs": "JSON: name, BLAKE2b-128 and text of each file that the campaign names",
+    "hpctem_version": "version of hpctem that laid out the file",
+}
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -126,17 +133,20 @@ def _write_empty(path: Path, layout: Layout, plan: str) -> None:
     identifier = h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fapl=access)
     with h5py.File(identifier) as file:
         for name, text in layout.campaign.items():
-            _write_text(file, f"/entry/campaign/{name}", text)
-        _write_text(file, PLAN_PATH, plan)
+            described = TEXTS.get(name, name.replace("_", " "))
+            _write_text(file, f"/entry/campaign/{name}", text, described)
+        _write_text(file, PLAN_PATH, plan, "JSON: layout and identity, fixed for all runs")
         for item in layout.datasets:
             _create_dataset(file, item, layout.rows(item.table))
         _describe_groups(file, layout)
 
 
-def _write_text(file: h5py.File, path: str, text: str) -> None:
+def _write_text(file: h5py.File, path: str, text: str, description: str) -> None:
     raw = text.encode()
     dtype = h5py.string_dtype("utf-8", max(1, len(raw)))
-    file.create_dataset(path, data=np.array(raw, dtype=dtype), dtype=dtype, track_times=False)
+    data = np.array(raw, dtype=dtype)
+    dataset = file.create_dataset(path, data=data, dtype=dtype, track_times=False)
+    dataset.attrs["description"] = description
 
 
 def _create_dataset(file: h5py.File, item: Field, rows: int) -> None:
@@ -174,8 +184,8 @@ def _describe_groups(file: h5py.File, layout: Layout) -> None:
         for depth in range(1, len(parts) + 1):
             attributes.setdefault("/" + "/".join(parts[:depth]), {"NX_class": "NXcollection"})
     attributes["/entry"] = {"NX_class": "NXentry"}
-    _write_text(file, "/entry/definition", "NXem")
-    _write_text(file, "/entry/title", layout.title)
+    _write_text(file, "/entry/definition", "NXem", "NeXus application definition of the entry")
+    _write_text(file, "/entry/title", layout.title, "title of the campaign")
     for number, stack in enumerate(layout.stacks):
         group, signal = stack.signal.rsplit("/", 1)
         if number == 0:
@@ -197,7 +207,7 @@ def _describe_groups(file: h5py.File, layout: Layout) -> None:
         # Lazy readers (HyperSpy) take their chunks from here: the dataset itself is contiguous.
         dataset.attrs["chunks"] = np.array([1, *(axis.size for axis in stack.axes)])
         if stack.title:
-            _write_text(file, f"{group}/title", stack.title)
+            _write_text(file, f"{group}/title", stack.title, "title of the plot")
     for path, extra in layout.groups.items():
         attributes.setdefault(path, {"NX_class": "NXcollection"}).update(extra)
     for path in sorted(attributes):
@@ -216,3 +226,4 @@ def _write_axis(file: h5py.File, group: str, axis: Axis) -> None:
         dataset.attrs["units"] = axis.units
     if axis.description:
         dataset.attrs["long_name"] = axis.description
+    dataset.attrs["description"] = axis.description or f"{axis.name} of the pixels of an image"

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpctem.database.background import Committer, Monitor
 from hpctem.database.create import create
-from hpctem.database.finish import MARKER, find_bad_rows, read_marker, write_marker
+from hpctem.database.finish import MARKER, find_bad_rows, is_marked, read_commits, write_marker
 from hpctem.database.isolate import compute_alone
 from hpctem.database.journal import (
     Journal,
@@ -28,7 +28,7 @@ from hpctem.database.journal import (
 from hpctem.database.lock import hold_lock
 from hpctem.database.plan import compare_plans, plan_key, write_plan
 from hpctem.database.reader import open_file, read_plan
-from hpctem.database.schema import STATUS_PATH, Layout
+from hpctem.database.schema import PENDING, STATUS_PATH, Layout
 from hpctem.database.segment import StructureRows, empty_block, place_rows
 from hpctem.database.writer import open_writer
 from hpctem.errors import DatabaseError, MachineError
@@ -96,8 +96,11 @@ def fill(
 
     Run it inside `abort_on_error`: an error on one rank must end the others.
 
-    Raises DatabaseError when another job holds the database, it was begun with another plan, or it
-    is damaged; MachineError when the disk or another part of the machine fails.
+    A finished file that has lost its folder is read back and marked again.
+
+    Raises DatabaseError when another job holds the database, it was begun with another plan, is
+    damaged, or is unfinished without its journals; MachineError when the disk or another part of
+    the machine fails.
     """
     communicator = communicator or Communicator()
     plan = write_plan(layout, identity)
@@ -107,6 +110,8 @@ def fill(
     with ExitStack() as held:
 
         def begin() -> tuple[Journals, bool]:
+            if job.path.exists():  # what is refused leaves no folder behind
+                _take_up(job, plan)
             _make_folder(job.folder)
             held.enter_context(hold_lock(job.folder, patience))
             wait_for_writers(job.folder, patience)
@@ -143,25 +148,49 @@ def _prepare(job: _Job, identity: Mapping[str, str], plan: str) -> tuple[Journal
         (job.folder / MARKER).unlink(missing_ok=True)
         remove_journals(job.folder)
         create(job.path, job.layout, identity)
-    with open_file(job.path) as file:
-        differences = compare_plans(read_plan(file), plan)
-        started = bool(np.any(file[STATUS_PATH][()]))
-    if differences:
-        raise DatabaseError(
-            f"{job.path} was begun with another plan and cannot be continued with this one:\n  "
-            + "\n  ".join(differences)
-        )
-    journals = read_journals(job.folder, job.key)
-    if read_marker(job.folder) is not None:
+    journals, complete = _take_up(job, plan)
+    if complete:
         return journals, True
-    if started and journals.run == 0:
-        raise DatabaseError(
-            f"{job.path} holds results, but its journals are missing from {job.folder}: put them "
-            "back, or move the file away to begin anew"
-        )
+    if not journals.known:
+        journals.commits = read_commits(job.path, job.layout)
+        if journals.commits:
+            log.warning("%s is finished, its journals are lost: every row is read back", job.path)
     for damaged in journals.damaged:
         log.warning("%s ends in a torn record; what it does not confirm is computed again", damaged)
     journals.run = merge_journals(job.folder, job.key, journals)
+    return journals, False
+
+
+def _take_up(job: _Job, plan: str) -> tuple[Journals, bool]:
+    """What file and folder say together, changing neither; True where they are marked complete.
+
+    It is asked without the lock as well: the status is read before the journals, which then know
+    of everything that a job at work had written.
+
+    Raises DatabaseError when the job cannot go on with them.
+    """
+    with open_file(job.path) as file:
+        differences = compare_plans(read_plan(file), plan)
+        if differences:
+            raise DatabaseError(
+                f"{job.path} was begun with another plan and cannot be continued with this one:\n  "
+                + "\n  ".join(differences)
+            )
+        status = file[STATUS_PATH][()]
+        marked = is_marked(job.folder, job.key)
+        journals = read_journals(job.folder, job.key)
+        if marked or journals.known:
+            return journals, marked
+        if journals.damaged:
+            raise DatabaseError(
+                f"the journals in {job.folder} are not those of {job.path}: put its own there, or "
+                "move that folder away"
+            )
+        if 0 < np.count_nonzero(status == PENDING) < len(status):
+            raise DatabaseError(
+                f"{job.path} holds results, but its journals are missing from {job.folder}: put "
+                "them back, or move the file away to begin anew"
+            )
     return journals, False
 
 
@@ -264,7 +293,7 @@ def _finish(job: _Job, journals: Journals, bad: set[int]) -> tuple[Journals, boo
     """Rank 0: mark the database complete, or forget the bad segments so that they are computed."""
     if not bad:
         quarantined = sum(count for _, count in journals.commits.values())
-        write_marker(job.path, job.layout, job.folder, quarantined)
+        write_marker(job.path, job.layout, job.folder, job.key, quarantined)
         return journals, True
     log.warning("%d segments do not read back as written; computed again", len(bad))
     for segment in bad:

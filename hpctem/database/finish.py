@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from hpctem.database.digest import digest_outside, digest_rows, digest_segment
 from hpctem.database.journal import write_durably
-from hpctem.database.schema import Layout
+from hpctem.database.schema import PENDING, QUARANTINED, STATUS_PATH, Layout
 from hpctem.database.writer import read_offsets
 from hpctem.errors import DatabaseError, MachineError
 
@@ -72,7 +73,29 @@ def find_bad_rows(
     return bad
 
 
-def write_marker(path: Path, layout: Layout, folder: Path, quarantined: int) -> None:
+def read_commits(path: Path, layout: Layout) -> dict[int, tuple[bytes, int]]:
+    """What the journals of a finished file said: segment -> (digest, quarantined structures).
+
+    It is taken from the digests in the file itself, so reading every row back has to confirm it.
+    Empty where a structure is still pending.
+    """
+    commits = {}
+    with h5py.File(path, "r", locking=False) as file:
+        status = file[STATUS_PATH][()]
+        if (status == PENDING).any():
+            return {}
+        for segment in range(layout.segments):
+            structures = layout.segment(segment)
+            stored = {}
+            for column in layout.digests:
+                rows = layout.row_range(column.table, structures)
+                stored[column.path] = file[column.path][rows.start : rows.stop]
+            bad = np.count_nonzero(status[structures.start : structures.stop] == QUARANTINED)
+            commits[segment] = (digest_segment(layout, stored), int(bad))
+    return commits
+
+
+def write_marker(path: Path, layout: Layout, folder: Path, key: bytes, quarantined: int) -> None:
     """Declare the database complete: COMPLETE in the journal folder.
 
     It holds where the rows lie and a digest of every byte outside them, so that damage to the
@@ -86,6 +109,7 @@ def write_marker(path: Path, layout: Layout, folder: Path, quarantined: int) -> 
     try:
         os.fsync(descriptor)
         marker = {
+            "plan": key.hex(),
             "structures": layout.structures,
             "quarantined": quarantined,
             "size": os.fstat(descriptor).st_size,
@@ -104,13 +128,19 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """
     try:
         marker = json.loads((folder / MARKER).read_bytes())
-        if {"structures", "quarantined", "size", "rows", "outside"} <= set(marker):
+        if {"plan", "structures", "quarantined", "size", "rows", "outside"} <= set(marker):
             return marker
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError):
         pass
     raise DatabaseError(f"{folder / MARKER} is damaged; delete it and run simulate again to verify")
+
+
+def is_marked(folder: Path, key: bytes) -> bool:
+    """Whether the database of that plan was marked complete."""
+    marker = read_marker(folder)
+    return marker is not None and marker["plan"] == key.hex()
 
 
 def outside_is_intact(path: Path, marker: Mapping[str, Any]) -> bool:

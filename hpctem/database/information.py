@@ -41,7 +41,8 @@ class Column:
 class Information:
     """Counts, columns, bad structures, size and campaign texts of a database.
 
-    complete      every structure is committed and the end was verified
+    complete      every structure is committed
+    marked        the end was verified and marked in the folder beside the file
     counts        'structures', 'pending', 'good', 'quarantined', and good rows of every table
     first         campaign index of the first structure (volumes)
     images        shape and dtype of one image, e.g. ((512, 512), 'uint16'); None without images
@@ -51,6 +52,7 @@ class Information:
 
     path: Path
     complete: bool
+    marked: bool
     counts: Mapping[str, int]
     first: int
     images: tuple[tuple[int, ...], str] | None
@@ -75,6 +77,7 @@ def inform(path: str | Path) -> Information:
         return Information(
             path=Path(path),
             complete=database.complete,
+            marked=database.marked,
             counts=database.counts,
             first=layout.first_structure,
             images=images,

@@ -3,7 +3,8 @@
 A journal is a sequence of 64-byte records, each checksummed with the campaign's plan as key, so a
 torn or foreign record is recognised and ends the reading of that journal. Every run of a job gets a
 number; `00000003.00001.journal` is rank 1 of run 3, `00000003.merged.journal` stands for all runs
-before run 3.
+before run 3. Each run begins with its merged journal, whose first record tells, also before any
+commit, that the folder belongs to the plan.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAGIC = b"HPCTEM-J"
 # magic, kind, count, number, digest, padding; then 16 bytes of checksum
 RECORD = struct.Struct("<8sIIQ16s8x")
 RECORD_BYTES = RECORD.size + 16
-BEGIN, COMPUTED, RELEASED, COMMIT, DEATHS = 1, 2, 3, 4, 5
+BEGIN, COMPUTED, RELEASED, COMMIT, DEATHS, RUN = 1, 2, 3, 4, 5, 6
 NAME = re.compile(r"(\d{8})\.(\d{5}|merged)\.journal")
 NO_DIGEST = bytes(16)
 
@@ -37,12 +38,14 @@ class Journals:
     deaths       structure -> number of runs that ended while it was being computed
     damaged      journals that end in a torn or foreign record
     run          number of the latest run, 0 before the first
+    known        there is a record of this plan, so that these are the journals of its database
     """
 
     commits: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
     damaged: list[Path] = field(default_factory=list)
     run: int = 0
+    known: bool = False
 
 
 def journal_folder(path: str | Path) -> Path:
@@ -138,6 +141,7 @@ def read_journals(folder: Path, key: bytes) -> Journals:
         if not whole:
             result.damaged.append(path)
         result.run = max(result.run, run)
+        result.known = result.known or bool(records)
         open_structures = set()
         for kind, number, count, digest in records:
             if kind == COMMIT:
@@ -160,7 +164,8 @@ def merge_journals(folder: Path, key: bytes, journals: Journals) -> int:
     death before, during or after the deletion changes nothing that a reader finds.
     """
     run = journals.run + 1
-    parts = [
+    parts = [pack_record(key, RUN, run)]
+    parts += [
         pack_record(key, COMMIT, segment, count, digest)
         for segment, (digest, count) in sorted(journals.commits.items())
     ]

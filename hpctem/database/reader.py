@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpctem.database.finish import read_marker
+from hpctem.database.finish import is_marked
 from hpctem.database.journal import journal_folder, read_journals
 from hpctem.database.plan import FORMAT, plan_key, rebuild
 from hpctem.database.schema import (
@@ -96,7 +96,8 @@ class Database:
     """An open database; rows are counted over the structures that can be seen.
 
     layout      what is stored
-    complete    every structure is committed and was verified at the end
+    complete    every structure is committed
+    marked      the end was verified and marked in the folder beside the file
     committed   (structures,) bool: what an unfinished file already holds
     status      (structures,) uint8: PENDING, GOOD, QUARANTINED; pending where not committed
     """
@@ -105,6 +106,7 @@ class Database:
     file: h5py.File
     layout: Layout
     complete: bool
+    marked: bool
     committed: np.ndarray
     status: np.ndarray
 
@@ -232,30 +234,33 @@ def decode(item: Field, values: np.ndarray) -> np.ndarray:
 def open_database(path: str | Path) -> Iterator[Database]:
     """Open a database for reading; of an unfinished one only what is committed is seen.
 
+    The folder beside the file speaks for it only where it holds a record of its plan. Without one
+    a file in which no structure is pending is complete, though not marked; one in which all are
+    has just been made.
+
     Raises DatabaseError for a missing, foreign or truncated file, and for an unfinished one whose
-    journal folder is missing.
+    journals are missing.
     """
     path = Path(path)
     with open_file(path) as file:
         plan = read_plan(file)
         layout = read_layout(file)
-        folder = journal_folder(path)
+        folder, key = journal_folder(path), plan_key(plan)
+        # Before the journals: what a job has written by now, its journals say by then.
         status = file[STATUS_PATH][()]
-        complete = read_marker(folder) is not None
+        marked = is_marked(folder, key)
+        journals = read_journals(folder, key)
         committed = np.zeros(layout.structures, bool)
-        if complete:
+        if marked or not (journals.known or (status == PENDING).any()):
             committed[:] = True
-        elif folder.is_dir():
-            for segment in read_journals(folder, plan_key(plan)).commits:
+        elif journals.known:
+            for segment in journals.commits:
                 structures = layout.segment(segment)
                 committed[structures.start : structures.stop] = True
-            # Rows may have been committed between the two readings.
-            status = np.where(committed, file[STATUS_PATH][()], PENDING)
-        elif (status == PENDING).any():
+        elif (status != PENDING).any():
             raise DatabaseError(
-                f"{path} is unfinished and its journals {folder.name} are missing: nothing tells "
-                "which rows are whole; put the folder beside the file"
+                f"{path} is unfinished and its journals are missing from {folder.name}: nothing "
+                "tells which rows are whole; put its own folder beside the file"
             )
-        else:  # a finished file copied without its folder; 'verify' can still check every row
-            committed[:] = True
-        yield Database(path, file, layout, complete, committed, status)
+        status = np.where(committed, file[STATUS_PATH][()], PENDING)
+        yield Database(path, file, layout, bool(committed.all()), marked, committed, status)

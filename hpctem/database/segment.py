@@ -57,7 +57,8 @@ def place_rows(
 ) -> bool:
     """Put one structure's rows at its position in the segment; False if it is quarantined.
 
-    A good structure with a value that is not finite is quarantined here, with zeros.
+    A good structure is quarantined here, with zeros, when a value is not finite or when it has more
+    rows than a table of variable length (one with a count column) holds for it.
 
     Raises DatabaseError for rows that no field of the layout can hold.
     """
@@ -67,9 +68,17 @@ def place_rows(
         if path not in fields or path in (STATUS_PATH, ERROR_PATH):
             raise DatabaseError(f"rows were computed for {path}, which is no field of the layout")
         item = fields[path]
-        rows = convert_rows(item, values, layout.rows_per_structure[item.table])
-        if result.status == GOOD and not item.nan and not _all_finite(rows):
-            result = quarantine(f"value that is not finite in {item.path}")
+        rows = convert_rows(item, values)
+        most = layout.rows_per_structure[item.table]
+        reason = ""
+        if len(rows) > most:
+            reason = f"overflow of table {item.table!r}: {len(rows)} rows, capacity {most}"
+            if item.table not in layout.counts:
+                raise DatabaseError(f"{item.path} takes {most} rows a structure: {reason}")
+        elif not item.nan and not _all_finite(rows) and result.status == GOOD:
+            reason = f"value that is not finite in {item.path}"
+        if reason:
+            result = quarantine(result.error or reason)
             placed = {}
             break
         placed[path] = rows
@@ -81,8 +90,8 @@ def place_rows(
     return result.status == GOOD
 
 
-def convert_rows(item: Field, values: Any, most: int) -> np.ndarray:
-    """The values as an array (n, *shape) of the field's dtype, n <= `most`.
+def convert_rows(item: Field, values: Any) -> np.ndarray:
+    """The values as an array (n, *shape) of the field's dtype.
 
     Raises DatabaseError when shape, category or range do not fit.
     """
@@ -94,10 +103,9 @@ def convert_rows(item: Field, values: Any, most: int) -> np.ndarray:
         array = np.asarray(values)
     if array.shape == item.shape:
         array = array[np.newaxis]
-    if array.ndim != len(item.shape) + 1 or array.shape[1:] != item.shape or len(array) > most:
+    if array.ndim != len(item.shape) + 1 or array.shape[1:] != item.shape:
         raise DatabaseError(
-            f"{item.path} takes up to {most} rows of shape {item.shape} for one structure, "
-            f"not an array of shape {array.shape}"
+            f"{item.path} takes rows of shape {item.shape}, not an array of shape {array.shape}"
         )
     if array.dtype == item.dtype:
         return array

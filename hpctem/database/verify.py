@@ -20,22 +20,41 @@ from hpctem.parallel import Communicator, share_cyclically
 class Verification:
     """What the check of a database found.
 
-    complete   the database was finished
+    complete   every structure is committed
+    marked     the database was marked complete in the folder beside it
     rows       rows that were checked, all tables
     bad        (table, file row) whose bytes are not what was computed
-    outside    None where nothing tells (unfinished, or copied without its folder); else whether the
-               bytes outside the rows are intact
+    outside    None where nothing tells (not marked: unfinished, or copied without its folder); else
+               whether the bytes outside the rows are intact
     """
 
     complete: bool
+    marked: bool
     rows: int
     bad: tuple[tuple[str, int], ...]
     outside: bool | None
 
     @property
+    def damaged(self) -> bool:
+        """Something is not what was computed."""
+        return bool(self.bad) or self.outside is False
+
+    @property
     def intact(self) -> bool:
-        """Nothing is damaged."""
-        return not self.bad and self.outside is not False
+        """There was something to check, and nothing of it is damaged."""
+        return self.rows > 0 and not self.damaged
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What rank 0 finds before the rows are read."""
+
+    complete: bool
+    marked: bool
+    outside: bool | None
+    layout: Layout
+    segments: list[int]
+    commits: dict[int, tuple[bytes, int]]
 
 
 def verify(path: str | Path, communicator: Communicator | None = None) -> Verification:
@@ -50,12 +69,13 @@ def verify(path: str | Path, communicator: Communicator | None = None) -> Verifi
     path = Path(path)
     folder = journal_folder(path)
 
-    def begin() -> tuple[bool | None, bool, Layout, list[int], dict[int, tuple[bytes, int]]]:
-        marker = read_marker(folder) if folder.is_dir() else None
+    def begin() -> _Start:
+        # The marker is believed without comparing plans: the plan itself may be what is damaged.
+        marker = read_marker(folder)
         outside = outside_is_intact(path, marker) if marker and path.exists() else None
         try:
             with open_database(path) as database:
-                layout = database.layout
+                complete, layout = database.complete, database.layout
                 starts = range(0, layout.structures, layout.structures_per_segment)
                 segments = np.flatnonzero(database.committed[starts]).tolist()
                 plan = read_plan(database.file)
@@ -63,11 +83,12 @@ def verify(path: str | Path, communicator: Communicator | None = None) -> Verifi
             if outside is False:
                 raise DatabaseError(f"bytes outside the rows are damaged: {error}") from error
             raise
-        commits = read_journals(folder, plan_key(plan)).commits if folder.is_dir() else {}
-        return outside, marker is not None, layout, segments, commits
+        commits = read_journals(folder, plan_key(plan)).commits
+        return _Start(complete, marker is not None, outside, layout, segments, commits)
 
-    outside, complete, layout, segments, commits = communicator.on_root(begin)
-    found = find_bad_rows(path, layout, share_cyclically(segments, communicator), commits)
+    start = communicator.on_root(begin)
+    layout, segments = start.layout, start.segments
+    found = find_bad_rows(path, layout, share_cyclically(segments, communicator), start.commits)
     communicator.barrier()
     bad = sorted(
         row for part in communicator.allgather(found) for rows in part.values() for row in rows
@@ -77,4 +98,4 @@ def verify(path: str | Path, communicator: Communicator | None = None) -> Verifi
         for segment in segments
         for table in layout.tables
     )
-    return Verification(complete, checked, tuple(bad), outside)
+    return Verification(start.complete, start.marked, checked, tuple(bad), start.outside)

@@ -50,6 +50,33 @@ def filter_median(image: Any) -> Any:
     return filtered
 
 
+def integrate_pixels(intensity: Any, binning: int) -> Any:
+    """Average the intensity over the area of each detector pixel, about the pixel's centre.
+
+    intensity: (ny, nx) float32 on a grid `binning` times finer than the detector's, periodic, CPU
+    or GPU. Pixel (0, 0) stays at the origin: an even binning takes binning + 1 samples a side, the
+    outer ones by half (trapezoid). Returns float32 (ny / binning, nx / binning); the mean and the
+    sign of the intensity are kept.
+    """
+    if binning == 1:
+        return intensity
+    reach = binning // 2
+    weights = [1.0] * (2 * reach + 1)
+    if binning % 2 == 0:
+        weights[0] = weights[-1] = 0.5
+    for axis in (0, 1):
+        samples = (
+            np.roll(intensity, -step, axis)[_every(binning, axis)] * np.float32(weight / binning)
+            for step, weight in zip(range(-reach, reach + 1), weights, strict=True)
+        )
+        intensity = sum(samples)
+    return intensity
+
+
+def _every(binning: int, axis: int) -> tuple[slice, ...]:
+    return (slice(None),) * axis + (slice(None, None, binning),)
+
+
 def draw_crop(
     shape: tuple[int, int], size: tuple[int, int], generator: np.random.Generator
 ) -> tuple[int, int]:

@@ -97,8 +97,8 @@ def chi_gradient(
 def scherzer_defocus(c30: float, wavelength: float) -> float:
     """Underfocus sqrt(1.5 Cs lambda) in A that widens the band of even phase contrast.
 
-    `c30` and `wavelength` in A; the sign is that of Cs. Kirkland (2010) eq. 3.16 with n_D = 1,
-    after Scherzer 1949, J. Appl. Phys. 20, 20.
+    `c30` and `wavelength` in A; the sign is that of Cs. See Kirkland (2010), after
+    Scherzer 1949, J. Appl. Phys. 20, 20.
     """
     return float(np.sign(c30) * np.sqrt(1.5 * abs(c30) * wavelength))
 
@@ -111,7 +111,7 @@ HAIDER = {
     "C5": ("C50", 1), "S5": ("C52", 6), "D5": ("C54", 6), "A5": ("C56", 1),
 }  # fmt: skip
 """Haider's name: Krivanek's, and its value over Haider's (Uhlemann & Haider 1998, Ultramicroscopy
-72, 109, eq. 3: no prefactor 1/(n+1) before B2, S3, B4, D4, S5 and D5)."""
+72, 109: no prefactor 1/(n+1) before B2, S3, B4, D4, S5 and D5)."""
 
 
 def from_haider(coefficients: Mapping[str, tuple[float, float]]) -> Aberrations:

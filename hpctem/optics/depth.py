@@ -12,6 +12,7 @@ its threads.)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,11 +45,12 @@ class DepthExpansion:
     thickness: float
     reach: float
 
-    def evaluate_factors(self, k: np.ndarray) -> list[np.ndarray]:
-        """The factors at frequencies `k` in 1/A (any shape), cubic splines in k, in A."""
+    def evaluate_factors(self, k: np.ndarray) -> Iterator[np.ndarray]:
+        """One factor after the other at frequencies `k` in 1/A (any shape), in A: cubic splines."""
         from scipy.interpolate import CubicSpline
 
-        return [CubicSpline(self.k, factor)(k) for factor in self.factors]
+        for factor in self.factors:
+            yield CubicSpline(self.k, factor)(k)
 
     def evaluate_weights(self, z: np.ndarray) -> np.ndarray:
         """The weights (n, A) of atoms at height z (A,) above a slice's lower edge; 0 far away."""

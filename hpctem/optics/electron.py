@@ -17,7 +17,7 @@ REST_ENERGY = ELECTRON_MASS * LIGHT_SPEED**2 / CHARGE  # eV, 510998.95
 
 POTENTIAL_PER_SCATTERING_FACTOR = PLANCK**2 / (2 * math.pi * ELECTRON_MASS * CHARGE) * 1e20
 """h^2 / (2 pi m0 e) = 47.878 V A^2: Fourier transform of the potential (V A^3) over the electron
-scattering factor f_e (A) (Kirkland 2010, Advanced Computing in Electron Microscopy, eq. 5.9)."""
+scattering factor f_e (A) (see Kirkland 2010, Advanced Computing in Electron Microscopy)."""
 
 
 def _check(energy: float) -> float:
@@ -34,7 +34,7 @@ def relativistic_mass(energy: float) -> float:
 def wavelength(energy: float) -> float:
     """Wavelength in A of an electron of `energy` eV, h c / sqrt(E (2 m0 c^2 + E)).
 
-    Raises ConfigError if the energy is not positive. Kirkland (2010) eq. 2.5.
+    Raises ConfigError if the energy is not positive. See Kirkland (2010).
     """
     energy = _check(energy)
     hc = PLANCK * LIGHT_SPEED / CHARGE * 1e10  # eV A
@@ -45,7 +45,7 @@ def interaction_constant(energy: float) -> float:
     """Phase per projected potential, sigma = 2 pi m e lambda / h^2, in rad / (V A).
 
     m is the relativistic mass. Raises ConfigError if the energy is not positive.
-    Kirkland (2010) eq. 5.6.
+    See Kirkland (2010).
     """
     mass = relativistic_mass(energy) * ELECTRON_MASS
     return 2 * math.pi * mass * CHARGE * wavelength(energy) * 1e-10 / PLANCK**2 * 1e-10

@@ -51,7 +51,7 @@ class Grid:
     def antialias_radius(self) -> float:
         """Two thirds of Nyquist, in 1/A: products of two waves within it alias only outside it.
 
-        (Kirkland 2010, section 6.8.)
+        (See Kirkland 2010.)
         """
         return 2 / 3 * self.nyquist
 

@@ -147,7 +147,7 @@ extern "C" __global__ void accumulate(
 def _module() -> Any:
     import cupy
 
-    return cupy.RawModule(code=SOURCE, options=("-std=c++14",))
+    return cupy.RawModule(code=SOURCE)
 
 
 def _launch(name: str, size: int, *arguments: Any) -> None:

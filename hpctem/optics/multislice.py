@@ -1,7 +1,7 @@
 """Multislice: the wave function of a fast electron behind a sample (Cowley & Moodie 1957).
 
 Slice by slice, psi <- F^-1 [ P F ( t psi ) ] with the transmission function t = exp(i sigma V)
-and the Fresnel propagator P = exp(-i pi lambda dz k^2) (Kirkland 2010, eq. 6.63, 6.65, 6.90),
+and the Fresnel propagator P = exp(-i pi lambda dz k^2) (see Kirkland 2010),
 both limited to 2/3 of Nyquist.
 """
 
@@ -129,14 +129,15 @@ def plan_slices(
 
 
 def fresnel_factors(
-    grid: Grid, energy: float, distance: float, tilt: tuple[float, float] = (0.0, 0.0)
+    grid: Grid, wavelength: float, distance: float, tilt: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors along y (ny,) and x (nx,) of the Fresnel propagator over `distance` A, complex64.
 
+    `wavelength` in A, `tilt` of the beam towards x and y in rad.
     exp(-i pi lambda dz k^2 - 2 pi i dz k tan(tilt)) is their product, phases in float64. The
     second term, from the cross term of |k + k_t|^2, shifts the wave along the tilted beam.
     """
-    scale = wavelength(energy) * distance
+    scale = wavelength * distance
     ky, kx = grid.frequencies()
     shift_x, shift_y = (math.tan(angle) * distance for angle in tilt)
     along_y = np.exp(-1j * np.pi * (scale * ky**2 + 2 * shift_y * ky))
@@ -251,7 +252,7 @@ class _Run:
 
     def _factors(self, distance: float) -> tuple[Any, Any, Any, Any]:
         along_y, along_x = fresnel_factors(
-            self.grid, self.multislice.energy, float(distance), self.multislice.tilt
+            self.grid, wavelength(self.multislice.energy), float(distance), self.multislice.tilt
         )
         asarray = self.backend.asarray
         return asarray(along_y), asarray(along_x), self.half, self.support
@@ -265,15 +266,16 @@ def _circle(grid: Grid, shape: tuple[int, int]) -> np.ndarray:
 
 
 def propagate_waves(
-    waves: Any, extent: tuple[float, float], distance: float, energy: float, backend: Backend
+    waves: Any, extent: tuple[float, float], distance: float, wavelength: float, backend: Backend
 ) -> Any:
     """Carry waves through vacuum over `distance` A along the beam (negative: back).
 
-    `waves`: complex64 (P, ny, nx); `extent` (ly, lx) in A; returns a new array like `waves`.
+    `waves`: complex64 (..., ny, nx); `extent` (ly, lx), `distance` and `wavelength` in A. Returns
+    a new array like `waves`.
     From the exit plane to the centre of a cell is `distance = -height / 2`.
     """
     grid = Grid(tuple(waves.shape[-2:]), extent)
-    along_y, along_x = (backend.asarray(f) for f in fresnel_factors(grid, energy, distance))
+    along_y, along_x = (backend.asarray(f) for f in fresnel_factors(grid, wavelength, distance))
     out = backend.fft2(backend.asarray(waves))
     out *= along_y[:, None] * along_x[None, :]
     return backend.ifft2(out, out=out)

@@ -1,7 +1,7 @@
 """Projected potentials of slices, as Fourier sums of scattering factors over the atoms.
 
 V_s(r) = C / area * sum_k exp(2 pi i k r) sum_elements f(k) sum_atoms w_s(k, z) exp(-2 pi i k r_a),
-with C = h^2 / (2 pi m0 e) (Kirkland 2010, eq. 5.21). In infinite projection w_s is 1 for the slice
+with C = h^2 / (2 pi m0 e) (see Kirkland 2010). In infinite projection w_s is 1 for the slice
 that holds the atom; in finite projection it is the part of the atom's potential that lies in the
 slice (`hpctem.optics.depth`).
 
@@ -91,14 +91,24 @@ def _element_factor(grid: Grid, number: int, parametrization: str, rms: float) -
     return np.where(inside, factor, 0).astype(np.float32)
 
 
-@lru_cache(maxsize=8)
+# A structure's slices have a thickness of their own, so only one structure's factors are kept.
+@lru_cache(maxsize=1)
 def _depth_factors(
-    grid: Grid, number: int, parametrization: str, rms: float, thickness: float
-) -> np.ndarray:
+    grid: Grid, elements: tuple[tuple[int, float], ...], parametrization: str, thickness: float
+) -> dict[int, np.ndarray]:
+    """Factors of every function of depth, float32 (n, ny // 2 + 1, nx), by atomic number.
+
+    `elements`: pairs of atomic number and Debye-Waller displacement in A.
+    """
     k, inside = _band(grid, parametrization)
-    expansion = expand_depth(number, parametrization, thickness, float(k.max()))
-    scale = np.where(inside, debye_waller_factor(k, rms) * _scaled_correction(grid), 0)
-    return np.stack([(u * scale).astype(np.float32) for u in expansion.evaluate_factors(k)])
+    factors = {}
+    for number, rms in elements:
+        expansion = expand_depth(number, parametrization, thickness, float(k.max()))
+        scale = np.where(inside, debye_waller_factor(k, rms) * _scaled_correction(grid), 0)
+        factors[number] = np.empty((len(expansion.factors), *k.shape), dtype=np.float32)
+        for row, factor in zip(factors[number], expansion.evaluate_factors(k), strict=True):
+            row[...] = factor * scale
+    return factors
 
 
 def check_positions(positions: np.ndarray) -> None:
@@ -124,13 +134,14 @@ def make_channels(
     """
     check_elements(numbers, atomic.parametrization, grid.antialias_radius)
     configurations = positions.shape[0]
+    elements = np.unique(numbers).tolist()
+    displaced = tuple((number, atomic.displacement(number)) for number in elements)
     channels = []
-    for number in np.unique(numbers).tolist():
+    for number, rms in displaced:
         chosen = positions[:, numbers == number]
         row, column = (values.ravel() for values in grid.wrap(chosen))
         configuration = np.repeat(np.arange(configurations), chosen.shape[1])
         z = chosen[..., 2].ravel()
-        rms = atomic.displacement(number)
         if not finite:
             layer = configuration * slices + slice_of(z, thickness, slices)
             deposits, _ = make_deposits(row, column, layer, (configurations, slices), grid, backend)
@@ -145,7 +156,8 @@ def make_channels(
                 row[atom], column[atom], layer, (configurations, slices), grid, backend
             )
             weights = weights[:, order]
-            halves = list(_depth_factors(grid, number, atomic.parametrization, rms, thickness))
+            parametrization = atomic.parametrization
+            halves = list(_depth_factors(grid, displaced, parametrization, thickness)[number])
         for n, half in enumerate(halves):
             if weights is not None:
                 deposits = deposits._replace(weight=backend.asarray(weights[n], dtype=np.float32))

@@ -2,8 +2,8 @@
 
 Three parametrizations, each read from a table in `data/` whose header names its source:
 
-    lobato    sum_i a_i (2 + b_i k^2) / (1 + b_i k^2)^2           (Lobato & Van Dyck 2014, eq. 15)
-    kirkland  sum_i a_i / (k^2 + b_i) + sum_i c_i exp(-d_i k^2)   (Kirkland 2010, eq. C.15)
+    lobato    sum_i a_i (2 + b_i k^2) / (1 + b_i k^2)^2           (Lobato & Van Dyck 2014)
+    kirkland  sum_i a_i / (k^2 + b_i) + sum_i c_i exp(-d_i k^2)   (Kirkland 2010)
     peng      sum_i a_i exp(-b_i k^2 / 4), fitted for k < 12 1/A  (Peng et al. 1996)
 
 with k = 1/d = 2 sin(theta) / lambda in 1/A and f in A. The Fourier transform of the potential is
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hpctem.errors import ConfigError
-from hpctem.optics.electron import POTENTIAL_PER_SCATTERING_FACTOR
 
 PENG_LIMIT = 12.0
 """Largest k in 1/A (s = k/2 = 6 1/A) to which Peng's Gaussians were fitted."""
@@ -140,14 +139,6 @@ def scattering_factor(
     return f * debye_waller_factor(k, rms) if rms else f
 
 
-def projected_potential_transform(
-    number: int, k: ArrayLike, parametrization: str = "lobato", rms: float = 0.0
-) -> np.ndarray:
-    """Two-dimensional Fourier transform in V A^3 of one atom's projected potential; see above."""
-    factor = scattering_factor(number, k, parametrization, rms)
-    return POTENTIAL_PER_SCATTERING_FACTOR * factor
-
-
 def potential_below(
     number: int, k: np.ndarray, z: np.ndarray, parametrization: str = "lobato"
 ) -> np.ndarray:
@@ -155,7 +146,7 @@ def potential_below(
 
     int_{-inf}^{z} dz' int dkz f(sqrt(k^2 + kz^2)) exp(2 pi i kz z'): with kappa^2 = k^2 + B the
     terms of f transform into exp(-2 pi kappa |z|) and Gaussians, whose integrals are closed
-    (Gradshteyn & Ryzhik 3.354, 3.737). `k` (K,) in 1/A; `z` (M,) in A relative to the nucleus.
+    (see Gradshteyn & Ryzhik). `k` (K,) in 1/A; `z` (M,) in A relative to the nucleus.
     Returns float64 (K, M), growing from 0 to the scattering factor f(k).
     """
     from scipy.special import erf

@@ -265,9 +265,10 @@ def _form_one(
     slope, offset = _plasmon_line(means, imaging)
     intensity = backend.xp.zeros(grid.shape, dtype=np.float32)
     work = backend.xp.empty((min(batch, configurations), *grid.shape), dtype=np.complex64)
+    lam = wavelength(imaging.energy)
     planes = [
         # underfocus looks at a plane before the exit plane: back by the defocus
-        [backend.asarray(f) for f in fresnel_factors(grid, imaging.energy, -float(defocus))]
+        [backend.asarray(f) for f in fresnel_factors(grid, lam, -float(defocus))]
         for defocus in imaging.exit_defocus + offsets
     ]
     for weight, (along_y, along_x) in zip(weights, planes, strict=True):

@@ -151,7 +151,8 @@ def _read_with_ase(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from ase.io import read
 
     is_poscar = path.suffix.lower() in (".vasp", ".poscar")
-    atoms: Any = read(path, index=-1, format="vasp" if is_poscar else None)
+    # ASE would read under MPI on all ranks together; here each rank reads when it needs to.
+    atoms: Any = read(path, index=-1, format="vasp" if is_poscar else None, parallel=False)
     if not all(atoms.pbc) or atoms.cell.rank < 3:
         raise ConfigError(
             f"crystal file {path} is not periodic in three dimensions; give it a lattice"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpctem import config as configs
+from hpctem import sections as configs
 from hpctem.errors import ConfigError, SampleError
 from hpctem.sampling import Distribution, Streams
 from hpctem.structures import amorphous, defects, lattices, scenes, tiles, transforms, volumes

@@ -200,4 +200,5 @@ def write_atoms(structure: Structure, path: str | Path) -> None:
         cell=structure.cell,
         pbc=(True, True, False),
     )
-    write(Path(path), atoms, format="extxyz", columns=["symbols", "positions", "tags"])
+    columns = ["symbols", "positions", "tags"]
+    write(Path(path), atoms, format="extxyz", columns=columns, parallel=False)

@@ -43,7 +43,7 @@ def read_tile(path: str | Path, minimum_bond: float) -> Tile:
     if not path.is_file():
         raise ConfigError(f"tile {path} does not exist")
     try:
-        atoms: Any = read(path, index=-1)
+        atoms: Any = read(path, index=-1, parallel=False)
         positions, numbers = atoms.get_positions(), atoms.get_atomic_numbers()
         cell, periodic = np.array(atoms.cell), np.array(atoms.pbc)
     except Exception as error:  # the parsers raise whatever the file provokes

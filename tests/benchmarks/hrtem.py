@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from hpctem.backend import Backend, select_backend
-from hpctem.config import Config, load_config
+from hpctem.config import Config
 from hpctem.detection.detector import Detector, detect
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves
 from hpctem.optics.transfer import Imaging, form_images
 from hpctem.sampling import Streams
+from hpctem.simulate import read_campaign
 from hpctem.structures.phonons import RMS_300K, displacements
 from hpctem.structures.recipes import sample_structure
 from hpctem.structures.scenes import Structure
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--no-abtem", action="store_true")
     options = parser.parse_args()
     backend = select_backend("cpu")
-    config = load_config(THERMAL)
+    config = read_campaign(THERMAL).config
     structure = sample_structure(config.structure, Streams(config.campaign.seed), 0)
     ours = time_hpctem(config, structure, options.pixels, options.repeats, backend)
     other = {} if options.no_abtem else time_abtem(structure, options.pixels, options.repeats)

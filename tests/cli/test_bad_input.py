@@ -45,6 +45,12 @@ CASES: dict[str, tuple[list[tuple[str, str]], str]] = {
         [("imaging:\n  sampling: 0.25 A", "imaging:\n  sampling: 0.125 A")],
         "is finer than simulation.sampling",
     ),
+    "a grid of too few pixels": (
+        [("imaging:\n  sampling: 0.25 A\n  crop: 96", "imaging:\n  sampling: 1 A"),
+         ("energy: 200 keV\n  sampling: 0.25 A", "energy: 200 keV\n  sampling: 1 A"),
+         ("cell: [3.2 nm, 3.2 nm]", "cell: [2.4 nm, 2.4 nm]")],
+        "a grid of 24 x 24 pixels is too small",
+    ),
     "crop larger than the image": ([("crop: 96", "crop: 256")], "at most 128"),
     "particle larger than the cell": (
         [("radius: {uniform: [5 A, 7 A]}", "radius: 20 A")],
@@ -94,6 +100,22 @@ def test_an_unreadable_crystal_file_is_named_with_the_reason(
     (tmp_path / "gold.cif").write_text("data_gold\n_cell_length_a about four\n")
     done = run("simulate", variant((AU, "crystal: {file: gold.cif}")))
     assert done.returncode == 2 and "gold.cif" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_text_is_refused(
+    run: Callable, variant: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "gold.cif").write_bytes(b"\xff\xfe\x00\x01")
+    done = run("simulate", variant((AU, "crystal: {file: gold.cif}")))
+    assert done.returncode == 2 and "gold.cif is no text file" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["nowhere/x", ".", "/proc/x"])
+def test_an_output_that_cannot_be_written_is_named(target: str, run: Callable, small: Path) -> None:
+    for command in (["atoms", small, 0, "-o", target], ["preview", SMALL, "-n", 1, "-o", target]):
+        done = run(*command)
+        assert done.returncode == 1 and target in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_crystal_file_gives_the_structures_of_its_lattice(

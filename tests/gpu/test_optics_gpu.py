@@ -7,6 +7,7 @@ import pytest
 
 from hpctem.backend import select_backend
 from hpctem.optics.aberrations import Aberrations
+from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves, propagate_waves
 from hpctem.optics.potential import projected_potential
@@ -87,8 +88,8 @@ def test_images(cpu, gpu, atoms) -> None:
 
 def test_propagation(cpu, gpu, atoms) -> None:
     waves = compute_waves(cpu, atoms)
-    found = gpu.to_host(propagate_waves(waves, EXTENT, -17.0, 300e3, gpu))
-    assert relative(found, propagate_waves(waves, EXTENT, -17.0, 300e3, cpu)) < 1e-5
+    found = gpu.to_host(propagate_waves(waves, EXTENT, -17.0, wavelength(300e3), gpu))
+    assert relative(found, propagate_waves(waves, EXTENT, -17.0, wavelength(300e3), cpu)) < 1e-5
 
 
 def test_same_bytes_twice(gpu, atoms) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from launching import find_mpirun, require_mpi
 
@@ -109,3 +110,30 @@ def test_preview_under_mpirun_draws_one_sheet(tmp_path: Path, run_mpi: Callable)
     done = run_mpi(2, *command, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("contact sheet") == 1 and (tmp_path / "sheet.png").stat().st_size > 1e4
+
+
+def test_input_files_are_read_on_every_rank(tmp_path: Path, run_mpi: Callable) -> None:
+    """ASE reads on all ranks together unless told otherwise, and would wait for ranks elsewhere."""
+    from ase import Atoms
+    from ase.build import bulk
+    from ase.io import write
+
+    write(tmp_path / "POSCAR", bulk("Au", a=4.08265, cubic=True), format="vasp")
+    film = Atoms("C45", cell=[12, 12, 20], pbc=True)
+    film.positions = 4.0 * np.indices((3, 3, 5)).reshape(3, -1).T
+    write(tmp_path / "film.xyz", film, format="extxyz")
+    text = SMALL.read_text()
+    for old, new in (
+        ("{lattice: fcc, elements: [Au], a: 4.08265 A}", "{file: POSCAR}"),
+        ("substrate: {thickness", "substrate: {tile: film.xyz, thickness"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "files.yaml").write_text(text)
+    command = [sys.executable, "-m", "hpctem", "simulate", "files.yaml", "-o"]
+    shas = []
+    for ranks in (1, 2):
+        done = run_mpi(ranks, *command, f"{ranks}.hdf5", cwd=tmp_path, timeout=120)
+        assert done.returncode == 0, done.stderr
+        shas.append(sha256(tmp_path / f"{ranks}.hdf5"))
+    assert shas[0] == shas[1]

@@ -112,7 +112,7 @@ def test_underfocus_is_positive_and_minus_c10(cpu) -> None:
     [(200e3, 1.3e7, 700.0), (100e3, 1.3e7, 850.0), (300e3, 1.2e7, 595.0), (400e3, 1.0e7, 497.0)],
 )
 def test_scherzer_defocus(energy: float, cs: float, defocus: float) -> None:
-    """Kirkland (2010), section 3.1: 1.3 mm at 200 keV is best at about 700 A, at 100 keV 850 A."""
+    """See Kirkland (2010): 1.3 mm at 200 keV is best at about 700 A, at 100 keV 850 A."""
     assert scherzer_defocus(cs, wavelength(energy)) == pytest.approx(defocus, rel=0.01)
     assert scherzer_defocus(-cs, wavelength(energy)) == -scherzer_defocus(cs, wavelength(energy))
 

@@ -10,7 +10,7 @@ import pytest
 from direct_sums import deviation, exit_wave
 
 from hpctem.errors import ConfigError, SampleError
-from hpctem.optics.electron import interaction_constant
+from hpctem.optics.electron import interaction_constant, wavelength
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves, plan_slices, propagate_waves
 from hpctem.optics.potential import projected_potential
@@ -70,7 +70,9 @@ def test_one_slice_is_the_phase_object(gold, cpu) -> None:
     """exp(i sigma V) of the projected potential, inside the aperture: the sign of the phase."""
     layer = replace(gold, positions=np.array([[4.0, 6.0, 2.0]]), numbers=np.array([6]), height=4.0)
     multislice = Multislice(300e3, slice_plane="edge", slice_thickness=9.0)
-    wave = propagate_waves(run(layer, multislice, cpu), gold.extent, -4.0, 300e3, cpu)[0]
+    wave = propagate_waves(run(layer, multislice, cpu), gold.extent, -4.0, wavelength(300e3), cpu)[
+        0
+    ]
     potential = projected_potential(
         layer.positions, layer.numbers, Grid(gold.shape, gold.extent), cpu
     )
@@ -103,9 +105,9 @@ def test_norm(mixture, cpu) -> None:
 
 def test_free_space_keeps_the_norm_and_comes_back(mixture, cpu) -> None:
     waves = run(mixture, Multislice(300e3), cpu)
-    away = propagate_waves(waves, mixture.extent, 250.0, 300e3, cpu)
+    away = propagate_waves(waves, mixture.extent, 250.0, wavelength(300e3), cpu)
     assert np.mean(np.abs(away) ** 2) == pytest.approx(np.mean(np.abs(waves) ** 2), rel=1e-5)
-    back = propagate_waves(away, mixture.extent, -250.0, 300e3, cpu)
+    back = propagate_waves(away, mixture.extent, -250.0, wavelength(300e3), cpu)
     assert deviation(back, waves) < 1e-5
     assert deviation(away, waves) > 0.1
 
@@ -118,7 +120,7 @@ def test_vacuum_above_is_free_space(mixture, cpu) -> None:
     short = run(mixture, multislice, cpu, slices=slices)
     planes = np.concatenate([slices.planes, mixture.height + 1 + 2 * np.arange(20)])
     tall = run(taller, multislice, cpu, slices=replace(slices, height=54.0, planes=planes))
-    expected = propagate_waves(short, mixture.extent, 40.0, 200e3, cpu)
+    expected = propagate_waves(short, mixture.extent, 40.0, wavelength(200e3), cpu)
     assert deviation(tall, expected) < 1e-5
 
 
@@ -128,7 +130,8 @@ def test_beam_travels_along_its_tilt(cpu, axis, tilt) -> None:
     grid = Grid((128, 128), (20.0, 20.0))
     position = np.array([[[10.0, 10.0, 2.0]]])
     waves = exit_waves(position, np.array([79]), 82.0, grid, Multislice(300e3, tilt=tilt), cpu)
-    shadow = propagate_waves(waves, grid.extent, -80.0, 300e3, cpu)[0]  # focused, not moved back
+    focused = propagate_waves(waves, grid.extent, -80.0, wavelength(300e3), cpu)  # not moved back
+    shadow = focused[0]
     weight = np.abs(shadow - 1) ** 4
     rows, columns = np.indices(grid.shape) * (20.0 / 128)
     centre = np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()

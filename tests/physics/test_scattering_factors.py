@@ -114,7 +114,7 @@ def test_debye_waller_factor() -> None:
 
 @pytest.mark.parametrize(("parametrization", "number"), [("lobato", 104), ("peng", 99)])
 def test_element_without_a_factor(parametrization: str, number: int) -> None:
-    with pytest.raises(ConfigError, match=rf"Z = {number} .* Z = 1 to {LAST[parametrization]}"):
+    with pytest.raises(ConfigError, match=rf"Z = {number}\) .* Z = 1 to {LAST[parametrization]}"):
         scattering_factor(number, 0.0, parametrization)
 
 

@@ -102,7 +102,8 @@ def test_counts_are_poisson_of_the_noise_free_image() -> None:
     here = experiment(UNCROPPED)
     rows = compute_structure(here, 1)
     draw = DrawConditions(here.config, here.streams, 1)
-    optics = set_optics(here.config, draw.optics(1, float(rows["/entry/structures/height"][0])))
+    height = float(rows["/entry/structures/height"][0])
+    optics = set_optics(here.config, draw.optics(1), height)
     intensity = form_images(rows[tables.EXIT_WAVES][0], here.grids.extent, [optics], CPU)[0]
     expected = intensity.astype(float) * 1600 * 0.25**2
     square = (rows[tables.IMAGES][3] - expected) ** 2 / expected
@@ -143,6 +144,54 @@ def test_the_papers_masks_lie_on_the_particle(method: str, share: float) -> None
     two = compute_structure(experiment(*large, ("storage:", labels)), 1)[tables.INSTANCES][0] > 0
     assert (one & two).sum() / two.sum() > 0.95
     assert share < (one & two).sum() / one.sum() < 1
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.05, 0.15])
+def test_masks_lie_where_a_tilted_beam_shows_the_particle(tilt: float) -> None:
+    """The projected sphere, its centre moved by (height - z) tan(tilt): IoU of at least 0.94."""
+    here = experiment(
+        ("cell: [3.2 nm, 3.2 nm]", "cell: [6.4 nm, 6.4 nm]"),
+        ("radius: {uniform: [5 A, 7 A]}", "radius: 16 A"),
+        ("count: {choice: [1, 1, 2]}", "count: 1"),
+        ("  sampling: 0.25 A\n  phonons: {configurations: 2}\n", f"  sampling: 0.25 A\n"
+         f"  phonons: {{configurations: 1}}\n  tilt: {{x: {tilt} rad, y: {-tilt / 2} rad}}\n"),
+        UNCROPPED,
+    )  # fmt: skip
+    rows = compute_structure(here, 1)
+    mask = rows[tables.INSTANCES][0] > 0
+    x, y, z = (rows[f"/entry/particles/{name}"][0] for name in "xyz")
+    depth = rows["/entry/structures/height"][0] - z
+    grid = np.arange(256) * 0.25
+    dx = (grid[None, :] - x - depth * np.tan(tilt) + 32) % 64 - 32
+    dy = (grid[:, None] - y + depth * np.tan(tilt / 2) + 32) % 64 - 32
+    disc = dx**2 + dy**2 < 16**2
+    assert (mask & disc).sum() / (mask | disc).sum() > 0.94
+
+
+def test_coarse_pixels_average_the_intensity_and_lose_no_beams() -> None:
+    """0.5 A pixels: the wave keeps its band, the counts are those of the pixel's area."""
+    from scipy.ndimage import convolve1d
+
+    from hpctem.campaign import set_optics
+    from hpctem.optics.transfer import form_images
+
+    dose = ("[400 e/A^2, 1600 e/A^2]", "[20000 e/A^2, 100000 e/A^2]")
+    coarse_pixels = ("imaging:\n  sampling: 0.25 A", "imaging:\n  sampling: 0.5 A")
+    fine = experiment(UNCROPPED)
+    coarse = compute_structure(experiment(UNCROPPED, dose, coarse_pixels), 1)
+    rows = compute_structure(fine, 1)
+    assert coarse[tables.IMAGES].shape == (4, 64, 64)
+    assert np.array_equal(coarse[tables.EXIT_WAVES], rows[tables.EXIT_WAVES])
+    draw = DrawConditions(fine.config, fine.streams, 1)
+    height = float(rows["/entry/structures/height"][0])
+    optics = set_optics(fine.config, draw.optics(1), height)
+    intensity = form_images(rows[tables.EXIT_WAVES][0], fine.grids.extent, [optics], CPU)[0]
+    for axis in (0, 1):
+        intensity = convolve1d(intensity, [0.25, 0.5, 0.25], axis, mode="wrap")
+    expected = intensity[::2, ::2].astype(float) * 1e5 * 0.5**2
+    square = (coarse[tables.IMAGES][3] - expected) ** 2 / expected
+    assert square.mean() == pytest.approx(1, abs=5 * np.sqrt(2 / square.size))
+    assert np.array_equal(coarse[tables.INSTANCES][0], rows[tables.INSTANCES][0][::2, ::2])
 
 
 DETECTORS: dict[str, tuple[str, str, Callable[[np.ndarray, np.ndarray], bool]]] = {

@@ -14,13 +14,14 @@ import yaml
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from hpctem import config as configs
+from hpctem import sections
 from hpctem.cli import commands
 from hpctem.conditions import translate_aberrations
-from hpctem.config import NOTATIONS, Section, schema
+from hpctem.config import schema
 from hpctem.distributions import Drawn, Quantity
 from hpctem.marked_yaml import parse_yaml
 from hpctem.sampling import LEVELS, Distribution
+from hpctem.sections import NOTATIONS, Section
 from hpctem.simulate import check_campaign, read_campaign
 from hpctem.structures.amorphous import amorphous
 from hpctem.units import UNITS, parse_quantity
@@ -77,7 +78,7 @@ SECTIONS = {path for path, _, _ in KEYS} - {"structure.particles.crystal"}
 
 
 def field_of(model: str, key: str) -> FieldInfo:
-    return getattr(configs, model).model_fields[key]
+    return getattr(sections, model).model_fields[key]
 
 
 def parts_of(annotation: Any) -> Iterator[Any]:

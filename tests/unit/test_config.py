@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpctem.config import Config, check_config, config_hash, load_config, resolved, schema
+from hpctem.config import Config, check_config, resolved, schema
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import parse_yaml
+from hpctem.simulate import read_campaign
 from hpctem.units import parse_quantity
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -82,7 +83,7 @@ MISTAKES = {
     "unknown lattice": ("fcc", "fccc", "'fcc', 'bcc'"),
     "no lattice constant": (", a: 4.08265 A", "", "needs the lattice constant 'a'"),
     "particle too large": ("max: 3.5 nm", "max: 6 nm", "does not fit the cell: at most 38 A"),
-    "bad name": ("name: quickstart", "name: ../../etc", "pattern"),
+    "bad name": ("name: quickstart", "name: ../../etc", "is not of the form"),
     "missing section": ("\nlabels:", "\nlabel:", "did you mean 'labels'"),
     "duplicate key": ("  seed: 1\n", "  seed: 1\n  seed: 2\n", "given twice"),
     "not YAML": ("[9.6 nm, 9.6 nm]", "[9.6 nm, 9.6 nm", "not valid YAML"),
@@ -92,6 +93,49 @@ MISTAKES = {
         "'C3' is no aberration in krivanek notation",
     ),
     "category": ("[twin, stacking_fault]", "[twin, fault]", "'fault' is not one of twin"),
+    "unknown orientation": ("orientation: uniform", "orientation: random", "'uniform'"),
+    "key of a zone axis": (
+        "orientation: uniform",
+        "orientation: {zone_axs: [1, 1, 0]}",
+        "unknown key; did you mean 'zone_axis'?",
+    ),
+    "too few planes": (
+        "focal_spread: 15 A",
+        "focal_spread: 15 A\n  focal_planes: 1",
+        "greater than or equal to 5",
+    ),
+    "planes in words": (
+        "focal_spread: 15 A",
+        "focal_spread: 15 A\n  focal_planes: many",
+        "'auto'",
+    ),
+    "half an MTF": (
+        "focal_spread: 15 A",
+        "focal_spread: 15 A\n  detector: {mtf: {c1: 0.1, c2: 0.2}}",
+        "the key 'c3' is missing",
+    ),
+    "one side of a cell": ("[9.6 nm, 9.6 nm]", "[9.6 nm]", "2 or more values are needed"),
+    "value for a section": ("mask: {method: projected_potential}", "mask: 3", "is a section"),
+    "defocus among aberrations": (
+        "focal_spread: 15 A",
+        "focal_spread: 15 A\n  aberrations: {magnitudes: {C10: 1 um}}",
+        "'C10' is the defocus: give it as imaging.defocus",
+    ),
+    "angle of a round aberration": (
+        "focal_spread: 15 A",
+        "focal_spread: 15 A\n  aberrations: {magnitudes: {C30: 1 um}, angles: {C30: 1 rad}}",
+        "'C30' is round and has no angle",
+    ),
+    "grid that leaves the range": (
+        "{uniform: [2 nm, 5 nm]}",
+        "{grid: [2 nm, 5 nm], std: 1 nm}",
+        "reaches beyond the allowed range",
+    ),
+    "element by its name": (
+        "configurations: 4",
+        "configurations: 4\n    rms: {gold: 0.1 A}",
+        "'gold' is not the symbol of an element",
+    ),
     "fraction of a count": ("[0, 1, 2, 3]", "[0, 1.5]", "1.5 is not a whole number"),
 }
 
@@ -112,6 +156,21 @@ def test_each_mistake_has_one_clear_error(name: str) -> None:
     assert caret.strip() == "^"
 
 
+def test_a_mistake_in_one_choice_is_one_error() -> None:
+    """Not one for each thing that the value might have been."""
+    axis = "orientation: {zone_axs: [1, 1, 0], zone_axis: [1, 1, 0]}"
+    for change in ("orientation: random", axis):
+        with pytest.raises(ConfigError) as caught:
+            read(QUICKSTART.replace("orientation: uniform", change))
+        assert str(caught.value).count("campaign.yaml:") == 1
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 3000 + "]" * 3000])
+def test_endless_nesting_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="nested"):
+        read(text)
+
+
 def test_the_error_points_at_the_line_of_the_mistake() -> None:
     text = QUICKSTART.replace("energy: 300 keV", "energy: 300")
     line = next(i for i, t in enumerate(text.splitlines(), 1) if "energy" in t)
@@ -127,14 +186,14 @@ def test_several_mistakes_are_all_named() -> None:
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
-        load_config("nowhere.yaml")
+        read_campaign("nowhere.yaml")
 
 
 def test_the_papers_data_sets_have_the_papers_numbers() -> None:
     """Counts, doses and defocus of Rangel DaCosta et al., supplement, sections 1, 2 and 5."""
-    baseline = load_config(CONFIGS / "au_on_carbon_baseline.yaml")
-    thermal = load_config(CONFIGS / "au_on_carbon_thermal.yaml")
-    varying = load_config(CONFIGS / "au_on_carbon_varying_substrate.yaml")
+    baseline = read_campaign(CONFIGS / "au_on_carbon_baseline.yaml").config
+    thermal = read_campaign(CONFIGS / "au_on_carbon_thermal.yaml").config
+    varying = read_campaign(CONFIGS / "au_on_carbon_varying_substrate.yaml").config
     for config, structures, foci, images in (
         (baseline, 512, 2048, 10240),
         (thermal, 512, 2048, 10240),
@@ -155,12 +214,17 @@ def test_the_papers_data_sets_have_the_papers_numbers() -> None:
     assert baseline.campaign.seed == thermal.campaign.seed
 
 
-def test_the_hash_follows_the_content_not_the_spelling() -> None:
-    config = read(QUICKSTART)
-    assert config_hash(config) == config_hash(read(QUICKSTART.replace("15 A", "1.5 nm")))
-    assert config_hash(config) == config_hash(read("# a comment\n" + QUICKSTART))
-    assert config_hash(config) != config_hash(read(QUICKSTART.replace("15 A", "1.6 nm")))
-    assert config_hash(config) != config_hash(read(QUICKSTART.replace("per: image", "per: focus")))
+def test_the_hash_follows_the_content_not_the_spelling(tmp_path: Path) -> None:
+    def hash_of(text: str) -> str:
+        path = tmp_path / "campaign.yaml"
+        path.write_text(text)
+        return read_campaign(path).hash
+
+    plain = hash_of(QUICKSTART)
+    assert plain == hash_of(QUICKSTART.replace("15 A", "1.5 nm"))
+    assert plain == hash_of("# a comment\n" + QUICKSTART)
+    assert plain != hash_of(QUICKSTART.replace("15 A", "1.6 nm"))
+    assert plain != hash_of(QUICKSTART.replace("per: image", "per: focus"))
 
 
 def test_the_schema_describes_every_section() -> None:

@@ -88,6 +88,21 @@ def test_types_are_fixed(tmp_path):
         assert file["/entry/campaign/config"][()].decode() == "seed: 7\n"
 
 
+def test_everything_but_the_rows_is_described_as_well(tmp_path):
+    layout = lay_out()
+    create(tmp_path / "db", layout, IDENTITY)
+    silent = []
+
+    def look(name, item):
+        if isinstance(item, h5py.Dataset) and not item.attrs.get("description"):
+            silent.append(f"/{name}")
+
+    with h5py.File(tmp_path / "db") as file:
+        file.visititems(look)
+        assert file["/entry/images/y"].attrs["description"] == "y of the pixels of an image"
+    assert set(silent) == {item.path for item in layout.fields if not item.description}
+
+
 def test_layout_is_read_back_from_the_file(tmp_path):
     layout = lay_out()
     create(tmp_path / "db", layout, IDENTITY)

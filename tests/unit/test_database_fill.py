@@ -165,7 +165,9 @@ def test_unfinished_database_shows_committed_rows_only(whole, tmp_path, segments
         assert database.committed.sum() == 2 * segments
         assert database.counts["pending"] == 12 - 2 * segments
         assert len(database.images) == IMAGES * database.counts["good"]
-    assert verify(path).intact and not verify(path).complete
+    found = verify(path)
+    assert not found.damaged and not found.complete
+    assert found.rows == 9 * 2 * segments and found.intact == (segments > 0)
     assert fill_all(path).complete
     assert digest(path) == digest(whole)
 
@@ -181,7 +183,7 @@ def test_missing_journals_are_noticed(tmp_path):
     path = tmp_path / "gold.hdf5"
     fill_some(path, 3)
     shutil.rmtree(journal_folder(path))
-    with pytest.raises(DatabaseError, match=r"journals gold\.hdf5\.journal are missing"):
+    with pytest.raises(DatabaseError, match=r"journals are missing from gold\.hdf5\.journal"):
         with open_database(path):
             pass
     with pytest.raises(DatabaseError, match="its journals are missing"):
@@ -327,6 +329,7 @@ def test_files_that_are_no_database(whole, tmp_path, content, message):
         with pytest.raises(DatabaseError, match=message):
             fill_all(path)
         assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == [path.name], "the refusal left something"
 
 
 def test_error_of_the_machine_is_raised_and_never_quarantined(whole, tmp_path):
@@ -374,8 +377,9 @@ def test_progress_counts_what_earlier_jobs_did(tmp_path):
 @pytest.mark.parametrize(
     "path, values, message",
     [
-        ("/entry/metadata/dose", np.zeros(5), "takes up to 4 rows"),
-        ("/entry/images/intensity", np.zeros((4, 24, 23), "u2"), "takes up to 4 rows of shape"),
+        ("/entry/metadata/dose", np.zeros(5), "takes 4 rows a structure: .*5 rows, capacity 4"),
+        ("/entry/images/intensity", np.zeros((4, 24, 23), "u2"), "takes rows of shape"),
+        ("/entry/particles/position", np.zeros((9, 2)), "takes rows of shape"),
         ("/entry/images/intensity", np.full((4, 24, 24), 70000), "holds 0 ... 65535, not 70000"),
         ("/entry/images/intensity", np.zeros((4, 24, 24)), "cannot hold float64"),
         ("/entry/structures/lattice", "diamond", "has the categories fcc, bcc, hcp, not 'diamond'"),
@@ -388,9 +392,33 @@ def test_rows_that_do_not_fit_end_the_job(tmp_path, path, values, message):
         fill_all(tmp_path / "gold.hdf5", lambda index: StructureRows({path: values}))
 
 
+def test_a_structure_with_more_rows_than_its_table_is_quarantined(whole, tmp_path):
+    def overflow(index):
+        result = COMPUTE(index)
+        if index == 5:
+            positions = np.zeros((5, 3))
+            return StructureRows({**result.rows, "/entry/particles/position": positions})
+        return result
+
+    path = tmp_path / "gold.hdf5"
+    summary = fill_all(path, overflow)
+    assert (summary.good, summary.quarantined, summary.complete) == (9, 3, True)
+    with open_database(path) as database, open_database(whole) as other:
+        assert dict(database.quarantined)[5] == "overflow of table 'particles': 5 rows, capacity 3"
+        for item in LAYOUT.fields[:-2]:
+            each = LAYOUT.rows_per_structure[item.table]
+            values = database.file[item.path][()]
+            assert not np.any(values[5 * each : 6 * each]), item.path
+            np.testing.assert_array_equal(
+                np.delete(values, np.s_[5 * each : 6 * each], 0),
+                np.delete(other.file[item.path][()], np.s_[5 * each : 6 * each], 0),
+            )
+    assert verify(path).intact
+
+
 def test_rows_are_converted_only_without_loss():
     fields = {item.name: item for item in LAYOUT.fields}
-    assert convert_rows(fields["radius"], 3, 1).tolist() == [3.0]
-    assert convert_rows(fields["dose"], [1.5, 2.5], 4).dtype == np.float32
-    assert convert_rows(fields["lattice"], "hcp", 1).tolist() == [2]
-    assert convert_rows(fields["formula"], "Ångström", 1).tolist() == ["Ångstr".encode()]
+    assert convert_rows(fields["radius"], 3).tolist() == [3.0]
+    assert convert_rows(fields["dose"], [1.5, 2.5]).dtype == np.float32
+    assert convert_rows(fields["lattice"], "hcp").tolist() == [2]
+    assert convert_rows(fields["formula"], "Ångström").tolist() == ["Ångstr".encode()]

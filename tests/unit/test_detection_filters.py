@@ -8,7 +8,7 @@ from hypothesis import given, strategies
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage, stats
 
-from hpctem.detection.filters import crop, draw_crop, filter_median
+from hpctem.detection.filters import crop, draw_crop, filter_median, integrate_pixels
 from hpctem.errors import ConfigError
 
 
@@ -87,3 +87,21 @@ def test_windows_that_do_not_fit_are_refused():
     for first in ((-1, 0), (0, 4)):
         with pytest.raises(ConfigError, match="leaves the image"):
             crop(np.zeros((8, 8)), first, (5, 5))
+
+
+@pytest.mark.parametrize("binning", [1, 2, 3, 4])
+def test_pixels_integrate_about_their_centres(binning: int) -> None:
+    """A point of light is seen by its own pixel; all light is seen once, none is negative."""
+    size = 12 * binning
+    image = np.random.default_rng(0).random((size, size)).astype(np.float32)
+    binned = integrate_pixels(image, binning)
+    assert binned.shape == (12, 12) and binned.dtype == np.float32 and binned.min() >= 0
+    assert binned.mean() == pytest.approx(image.mean(), rel=1e-5)
+    point = np.zeros((size, size), np.float32)
+    point[5 * binning, 7 * binning] = 1
+    assert integrate_pixels(point, binning)[5, 7] == pytest.approx(1 / binning**2)
+    moved = integrate_pixels(np.roll(image, binning, axis=1), binning)
+    assert np.array_equal(moved, np.roll(binned, 1, axis=1))
+    if binning == 3:
+        block = np.roll(image, (1, 1), (0, 1)).reshape(12, 3, 12, 3).mean(axis=(1, 3))
+        assert binned == pytest.approx(block, rel=1e-5)

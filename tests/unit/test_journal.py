@@ -74,6 +74,15 @@ def test_merging_keeps_everything_at_every_step_of_a_death(tmp_path):
     assert read_journals(tmp_path, KEY).deaths == {5: 3}
 
 
+def test_a_folder_belongs_to_its_plan_from_the_first_run_on(tmp_path):
+    assert not read_journals(tmp_path, KEY).known
+    merge_journals(tmp_path, KEY, read_journals(tmp_path, KEY))
+    found = read_journals(tmp_path, KEY)
+    assert found.known and found.run == 1 and not found.commits and not found.damaged
+    other = read_journals(tmp_path, bytes(32))
+    assert not other.known and len(other.damaged) == 1
+
+
 def test_journal_of_a_run_is_never_reused(tmp_path):
     Journal(tmp_path, 1, 0, KEY).close()
     with pytest.raises(Exception, match="cannot open the journal"):

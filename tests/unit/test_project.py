@@ -18,7 +18,8 @@ HPCTEM = Path(sys.executable).with_name("hpctem")
 
 # Data flows down this list: a module imports its own package and what stands before it.
 FLOW = (
-    *("errors", "units", "sampling", "marked_yaml", "distributions", "config", "backend"),
+    *("errors", "units", "sampling", "marked_yaml", "distributions", "sections", "config"),
+    "backend",
     *("structures", "optics", "detection", "labels", "report"),
     *("parallel", "database", "grids", "conditions", "tables", "campaign", "memory", "simulate"),
     *("pictures", "summaries", "examinations", "doctor", "cli", "__main__"),
@@ -27,9 +28,9 @@ FLOW = (
 # processes, storage computes no physics.
 PHYSICS = ("structures", "optics", "detection", "labels")
 APART = {
-    **{name: ("config",) for name in ("optics", "detection", "labels", "report")},
-    "database": ("config", "sampling", "report", *PHYSICS),
-    "parallel": ("config", *PHYSICS),
+    **{name: ("config", "sections") for name in ("optics", "detection", "labels", "report")},
+    "database": ("config", "sections", "sampling", "report", *PHYSICS),
+    "parallel": ("config", "sections", *PHYSICS),
 }
 # Imported where they are used, never when a module is: each costs time, or is not everywhere.
 LATE = ("cupy", "mpi4py", "ase", "pymatgen", "matplotlib", "tensorflow", "horovod")

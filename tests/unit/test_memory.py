@@ -1,0 +1,107 @@
+"""The memory asked for before a campaign is what its processes take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hpctem import memory
+from hpctem.backend import Backend, select_backend
+from hpctem.campaign import Experiment
+from hpctem.simulate import lay_out, read_campaign
+
+SMALL = Path(__file__).parents[1] / "small.yaml"
+CPU = select_backend("cpu")
+# A process of its own, for what a finished child took at most is never forgotten by its parent.
+MEASURE = """
+import resource, subprocess, sys
+command = [sys.executable, "-m", "hpctem", "simulate", *sys.argv[1:]]
+done = subprocess.run(command, stdout=subprocess.DEVNULL)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+LARGER = (
+    ("3.2 nm, 3.2 nm", "18 nm, 18 nm"),
+    ("sampling: 0.25 A\n  phonons", "sampling: 0.1 A\n  phonons"),
+    ("sampling: 0.25 A\n  crop: 96", "sampling: 0.2 A\n  crop: 512"),
+)
+FINITE = (*LARGER, ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite"))
+
+
+def write_campaign(folder: Path, *changes: tuple[str, str]) -> Path:
+    text = SMALL.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = folder / "campaign.yaml"
+    path.write_text(text)
+    return path
+
+
+def place(path: Path) -> tuple:
+    """What `estimate_memory` needs to know of a campaign."""
+    campaign = read_campaign(path)
+    experiment = Experiment(campaign.config, CPU)
+    layout = lay_out(campaign, experiment, range(campaign.config.campaign.structures))
+    return campaign.config, experiment.grids, layout
+
+
+@pytest.mark.parametrize("changes", [(), LARGER, FINITE], ids=["small", "larger", "finite"])
+def test_estimate_is_what_a_process_takes(tmp_path, changes):
+    path = write_campaign(tmp_path, *changes)
+    command = [sys.executable, "-c", MEASURE, path, "--limit", "1", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    status, peak = map(int, done.stdout.split())
+    assert status == 0, done.stderr
+    estimate = memory.estimate_memory(*place(path), CPU)
+    assert 0.6 < peak / estimate < 1.5
+    if changes:  # and not because libraries outweigh the arrays
+        assert 0.5 < (peak - memory.PROGRAM_BYTES) / (estimate - memory.PROGRAM_BYTES) < 1.5
+
+
+def test_estimate_grows_with_what_is_asked(tmp_path):
+    grown = [
+        memory.estimate_memory(*place(write_campaign(tmp_path, *changes)), CPU)
+        for changes in (
+            (),
+            LARGER,
+            (*LARGER, ("configurations: 2", "configurations: 8")),
+            (*FINITE, ("configurations: 2", "configurations: 8")),
+        )
+    ]
+    assert grown == sorted(grown)
+    assert grown[3] > 2 * grown[0]
+
+
+def test_available_memory_is_below_the_machines(tmp_path):
+    total = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemTotal:")
+    )
+    assert 0 < memory.available_memory(CPU) < total
+
+
+def test_shortage_is_told_for_all_ranks_of_a_node():
+    campaign = place(SMALL)
+    assert memory.find_shortage(*campaign, CPU, 1, 1) == ""
+    each = memory.estimate_memory(*campaign, CPU)
+    ranks = int(2 * memory.available_memory(CPU) / each)
+    told = memory.find_shortage(*campaign, CPU, ranks, 1)
+    assert told.startswith(f"{ranks} rank(s) need about") and "the node's memory" in told
+
+
+@pytest.mark.parametrize(("on_gpu", "short"), [(1, False), (4, True)])
+def test_shortage_on_a_gpu_counts_the_ranks_that_share_it(on_gpu, short):
+    """A device with room for two ranks; the host has room for all."""
+    campaign = place(SMALL)
+    runtime = SimpleNamespace(memGetInfo=lambda: (2 * device, 8 * device))
+    cuda = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
+    gpu = Backend("cupy", cuda, "cufft", "a GPU (device 0)")
+    device = memory.estimate_memory(*campaign, gpu, on_device=True)
+    told = memory.find_shortage(*campaign, gpu, 4, on_gpu)
+    assert ("4 rank(s) need about" in told and "the memory of a GPU (device 0)" in told) == short
+    assert bool(told) == short
