@@ -20,7 +20,6 @@ from hpctem import tables
 from hpctem.backend import select_backend
 from hpctem.campaign import Experiment, compute_structure
 from hpctem.config import Config, check_config, resolved
-from hpctem.database.create import gib
 from hpctem.database.fill import Summary, fill
 from hpctem.database.reader import Database, open_database
 from hpctem.database.schema import Layout, volume_path, volume_range
@@ -28,7 +27,7 @@ from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
 from hpctem.grids import choose_grids
 from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
-from hpctem.memory import available_memory, estimate_memory
+from hpctem.memory import find_shortage
 from hpctem.optics.grid import Grid
 from hpctem.optics.scattering_factors import check_elements
 from hpctem.parallel import Communicator, Progress
@@ -333,17 +332,13 @@ def _require_same_machines(communicator: Communicator, identity: Mapping[str, st
 
 
 def _require_memory(communicator: Communicator, experiment: Experiment, layout: Layout) -> None:
-    """Raise ConfigError when the ranks of a node need more memory than it has."""
+    """Raise ConfigError when the ranks of a node or a GPU need more memory than it has."""
     backend = experiment.backend
-    needed = estimate_memory(experiment.config, experiment.grids, layout, backend)
-    nodes = communicator.allgather(socket.gethostname())
-    beside = nodes.count(nodes[communicator.rank]) if backend.name == "numpy" else 1
-    free = available_memory(backend)
+    places = communicator.allgather((socket.gethostname(), backend.bus))
+    here = places[communicator.rank]
+    on_node, on_gpu = sum(node == here[0] for node, _ in places), places.count(here)
     shortages = communicator.allgather(
-        f"{beside} rank(s) on {nodes[communicator.rank]} need about {gib(int(needed * beside))} of "
-        f"memory, {gib(int(needed))} each, and {gib(int(free))} are free"
-        if needed * beside > free
-        else ""
+        find_shortage(experiment.config, experiment.grids, layout, backend, on_node, on_gpu)
     )
     shortage = next(filter(None, shortages), None)
     if shortage is not None:
