@@ -72,7 +72,7 @@ CASES: dict[str, tuple[list[tuple[str, str]], str]] = {
         [("cell: [3.2 nm, 3.2 nm]", "cell: [900 nm, 900 nm]"),
          ("simulation:\n  energy: 200 keV\n  sampling: 0.25 A",
           "simulation:\n  energy: 200 keV\n  sampling: 0.01 A")],
-        "of memory",
+        "of the node's memory",
     ),
     "more disk than there is": (
         [("structures: 6", "structures: 900000000")],
