@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-abtem", action="store_true")
     options = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, whoever starts threads
     backend = select_backend("cpu")
     config = read_campaign(THERMAL).config
     structure = sample_structure(config.structure, Streams(config.campaign.seed), 0)
