@@ -112,6 +112,8 @@ def run_mpi() -> Callable[..., subprocess.CompletedProcess[str]]:
         ranks: int, *command: str | Path, timeout: float = 120, **options
     ) -> subprocess.CompletedProcess[str]:
         line = [launcher, "-n", str(ranks), *map(str, command)]
+        # Python's own view of the environment: without what an MPI in this process put into C's.
+        options.setdefault("env", dict(os.environ))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(line, text=True, **pipes, **options) as job:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -39,9 +40,9 @@ def find_mpirun() -> tuple[str, ...]:
 def require_mpi(parallel_hdf5: bool = False) -> None:
     """Skip the test where MPI is missing; fail instead where CI says that it must be there."""
     lacks = [] if find_mpirun() else ["mpirun"]
-    try:
-        import mpi4py  # noqa: F401
-    except ImportError:
+    # Not imported: ASE would then start MPI in this process, which leaves its variables in the
+    # environment, and an mpirun that inherits them ends at once without a word.
+    if importlib.util.find_spec("mpi4py") is None:
         lacks.append("mpi4py")
     if parallel_hdf5:
         import h5py

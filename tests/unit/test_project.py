@@ -22,7 +22,8 @@ FLOW = (
     "backend",
     *("structures", "optics", "detection", "labels", "report"),
     *("parallel", "database", "grids", "conditions", "tables", "campaign", "memory", "simulate"),
-    *("pictures", "summaries", "examinations", "doctor", "cli", "__main__"),
+    *("reimaging", "export", "pictures", "summaries", "page", "calibration", "planning"),
+    *("examinations", "doctor", "cli", "__main__"),
 )
 # Beyond the order: physics knows no campaign file (but for the recipes of structures) and no
 # processes, storage computes no physics.
@@ -33,7 +34,10 @@ APART = {
     "parallel": ("config", "sections", *PHYSICS),
 }
 # Imported where they are used, never when a module is: each costs time, or is not everywhere.
-LATE = ("cupy", "mpi4py", "ase", "pymatgen", "matplotlib", "tensorflow", "horovod")
+LATE = (
+    *("cupy", "mpi4py", "ase", "pymatgen", "matplotlib", "tensorflow", "horovod"),
+    *("duckdb", "pyarrow", "pandas", "PIL", "torch"),
+)
 # Licences that the package must not depend on (GPL), and what only tests may use.
 NEVER = ("rsciio", "hyperspy", "abtem", "pyprismatic", "pytest", "hypothesis")
 

@@ -1,0 +1,37 @@
+"""The command line: one thin command for each verb; what is heavy is imported inside."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from hpctem.cli import inspection, machine, simulation
+from hpctem.cli.command import commands
+from hpctem.errors import HpctemError
+
+__all__ = ["commands", "inspection", "machine", "main", "simulation"]
+
+
+def main() -> None:
+    """Run the command line; errors written for the user are shown without a traceback."""
+    try:
+        commands.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("hpctem: stopped; the same command goes on where it was", err=True)
+        sys.exit(130)
+    except HpctemError as error:
+        click.echo(f"hpctem: error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        click.echo(f"hpctem: error: {name}{error.strerror or error}", err=True)
+        sys.exit(1)
