@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ TEXTS = {
     "resolved_config": "JSON: every key of the campaign with its value",
     "inputs": "JSON: name, BLAKE2b-128 and text of each file that the campaign names",
     "hpctem_version": "version of hpctem that laid out the file",
+    "parent": "JSON: the database whose exit waves were imaged, its plan and the rows' digest",
 }
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -48,10 +50,8 @@ def create(path: str | Path, layout: Layout, identity: Mapping[str, str]) -> Non
     temporary = path.with_name(path.name + ".creating")
     temporary.unlink(missing_ok=True)
     try:
-        # HDF5 does not survive a disk that is full while it closes a file: try the space before.
-        _reserve_file(temporary, layout.data_bytes + HEADER_BYTES)
-        _write_empty(temporary, layout, write_plan(layout, identity))
-        _reserve_file(temporary, temporary.stat().st_size)
+        write_empty(temporary, layout, write_plan(layout, identity))
+        reserve_file(temporary, temporary.stat().st_size)
         os.rename(temporary, path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
@@ -63,7 +63,7 @@ def create(path: str | Path, layout: Layout, identity: Mapping[str, str]) -> Non
         ) from error
 
 
-def _reserve_file(path: Path, size: int) -> None:
+def reserve_file(path: Path, size: int) -> None:
     """Give a file that size, its blocks reserved and on disk."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -110,12 +110,15 @@ def reserve_space(descriptor: int, size: int) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new files of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make renames and new files of a folder durable; raises MachineError when it cannot be."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise MachineError(f"cannot sync the folder {folder}: {error.strerror}") from error
 
 
 def gib(size: int) -> str:
@@ -123,14 +126,54 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _write_empty(path: Path, layout: Layout, plan: str) -> None:
+def write_empty(path: Path, layout: Layout, plan: str) -> None:
+    """Write the file of a layout with nothing in its rows; it takes no more space than its headers.
+
+    The bytes outside the rows depend on layout, plan and HDF5 alone.
+
+    Raises OSError when the file cannot be written.
+    """
+    with WatchedFile(path, "w+") as stream:
+        _lay_out(stream, layout, plan)
+        if stream.failure is not None:
+            raise stream.failure
+
+
+class WatchedFile(io.FileIO):
+    """A file that remembers its first failure, since h5py tells none of those while HDF5 closes."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+
+def _lay_out(stream: WatchedFile, layout: Layout, plan: str) -> None:
     # The earliest format gives superblock 0 and no times. With the latest (superblock 3) a killed
     # serial writer leaves a file that HDF5 refuses to open; HDF5 2 by itself takes superblock 2,
     # whose root group holds the time of its creation.
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_V18)
     access.set_alignment(ALIGNMENT_THRESHOLD, ALIGNMENT)
-    identifier = h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, fapl=access)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, stream)
+    identifier = h5py.h5f.create(b"layout", h5py.h5f.ACC_TRUNC, fapl=access)
     with h5py.File(identifier) as file:
         for name, text in layout.campaign.items():
             described = TEXTS.get(name, name.replace("_", " "))

@@ -32,8 +32,7 @@ def hold_lock(folder: Path, patience: float = 5.0) -> Iterator[None]:
         raise MachineError(f"cannot write into {folder}: {error.strerror}") from error
     try:
         if _lock_range(descriptor, folder, patience):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, _describe_self(), 0)
+            _name_holder(descriptor, folder / "lock")
             yield
         else:
             with _hold_file(folder / "lock.owner", patience):
@@ -72,13 +71,23 @@ def _hold_file(path: Path, patience: float) -> Iterator[None]:
         except OSError as error:
             raise MachineError(f"cannot write {path}: {error.strerror}") from error
         break
-    os.write(descriptor, _describe_self())
-    os.fsync(descriptor)
-    os.close(descriptor)
     try:
+        try:
+            _name_holder(descriptor, path)
+        finally:
+            os.close(descriptor)
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _name_holder(descriptor: int, path: Path) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _describe_self(), 0)
+        os.fsync(descriptor)
+    except OSError as error:
+        raise MachineError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _remove_stale(path: Path) -> None:

@@ -62,12 +62,17 @@ def command(path: Path, ranks: int, **options: object) -> list[str]:
     return [*launcher, sys.executable, str(SCRIPT), str(path), *arguments]
 
 
+def environment() -> dict[str, str]:
+    """The environment of the job: this source tree, one thread."""
+    path = os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
 def start(path: Path, ranks: int, **options: object) -> subprocess.Popen[str]:
     """Start the job in a session of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command(path, ranks, **options),
-        env=environment,
+        env=environment(),
         text=True,
         start_new_session=True,
         stdin=subprocess.DEVNULL,
