@@ -12,9 +12,11 @@ import numpy as np
 from numba import njit
 
 from hpctem.optics.kernels import Deposits
+from hpctem.optics.lanes import LANES
+from hpctem.optics.line_transforms import FLAGS
+from hpctem.optics.passes import spread_slice
 
-_FLAGS = {"contract", "nsz", "nnan", "ninf"}
-_compile = njit(cache=True, fastmath=_FLAGS, boundscheck=False)
+_compile = njit(cache=True, fastmath=FLAGS, boundscheck=False)
 
 _TWO_OVER_PI = np.float32(0.63661977236758134)
 _HALF_PI_1 = np.float32(1.5703125)  # pi/2 in three parts (Cody & Waite), the first two short
@@ -30,46 +32,18 @@ def bin_side(shape: tuple[int, int]) -> tuple[int, int]:
 def spread(grid: np.ndarray, deposits: Deposits, slices: tuple[int, int], table: np.ndarray):
     """Set `grid` to the atoms of two slices, spread by the kernel: real and imaginary part.
 
-    `slices`: indices of the two slices, the second -1 for none; `table`: float32 (T + 1, w), the
-    kernel's w values for each phase 0, 1/T, ..., 1.
+    `slices`: indices of the two slices, the second -1 for none; `table`: float32 (T + 1, 8), the
+    kernel's values for each phase 0, 1/T, ..., 1.
     """
-    d = deposits
-    bins = d.bins[0] * d.bins[1]
+    nx = grid.shape[2]
+    plane = np.empty((grid.shape[1], nx + LANES), np.float32)
     grid.fill(0)
     for b in range(grid.shape[0]):
         parts = grid[b].view(np.float32).reshape(*grid.shape[1:], 2)
         for part, s in enumerate(slices):
             if s >= 0:
-                begin = d.first[(b * d.slices + s) * bins]
-                end = d.first[(b * d.slices + s + 1) * bins]
-                atoms = (d.row, d.column, d.row_phase, d.column_phase, d.weight)
-                _spread(parts, part, begin, end, *atoms, table)
-
-
-@_compile
-def _spread(grid, part, begin, end, row, column, row_phase, column_phase, weight, table):
-    ny, nx = grid.shape[0], grid.shape[1]
-    steps, w = table.shape[0] - 1, table.shape[1]
-    along_x = np.empty(w, np.float32)
-    columns = np.empty(w, np.int64)
-    for a in range(begin, end):
-        u = column_phase[a] * np.float32(steps)
-        n = min(int(u), steps - 1)
-        rest = u - np.float32(n)
-        for q in range(w):
-            along_x[q] = table[n, q] + (table[n + 1, q] - table[n, q]) * rest
-            j = column[a] + q
-            columns[q] = j - nx if j >= nx else j
-        u = row_phase[a] * np.float32(steps)
-        n = min(int(u), steps - 1)
-        rest = u - np.float32(n)
-        for p in range(w):
-            along_y = weight[a] * (table[n, p] + (table[n + 1, p] - table[n, p]) * rest)
-            i = row[a] + p
-            if i >= ny:
-                i -= ny
-            for q in range(w):
-                grid[i, columns[q], part] += along_y * along_x[q]
+                spread_slice(plane, deposits, b, s, nx, table)
+                parts[:, :, part] = plane[:, :nx]
 
 
 def combine(total: np.ndarray, grid: np.ndarray, half: np.ndarray, support: np.ndarray, add: bool):

@@ -18,17 +18,9 @@ from hpctem.backend import Backend
 from hpctem.errors import ConfigError
 from hpctem.optics.electron import interaction_constant, wavelength
 from hpctem.optics.grid import Grid, antialias_aperture, copy_frequencies
-from hpctem.optics.kernels import find_support, kernels_for
-from hpctem.optics.potential import (
-    Atomic,
-    Channel,
-    add_potentials,
-    check_positions,
-    make_channels,
-    slice_of,
-)
+from hpctem.optics.passage import Path, fresnel_factors, passage_for
+from hpctem.optics.potential import Atomic, check_positions, make_channels, slice_of
 from hpctem.optics.scattering_factors import scattering_factor
-from hpctem.optics.spreading import window_table
 
 CENTROID_FREQUENCY = 0.5
 """Frequency in 1/A at which scattering is weighed for the centroid, amid what images transfer."""
@@ -128,23 +120,6 @@ def plan_slices(
     return Slices(height, planes)
 
 
-def fresnel_factors(
-    grid: Grid, wavelength: float, distance: float, tilt: tuple[float, float] = (0.0, 0.0)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Factors along y (ny,) and x (nx,) of the Fresnel propagator over `distance` A, complex64.
-
-    `wavelength` in A, `tilt` of the beam towards x and y in rad.
-    exp(-i pi lambda dz k^2 - 2 pi i dz k tan(tilt)) is their product, phases in float64. The
-    second term, from the cross term of |k + k_t|^2, shifts the wave along the tilted beam.
-    """
-    scale = wavelength * distance
-    ky, kx = grid.frequencies()
-    shift_x, shift_y = (math.tan(angle) * distance for angle in tilt)
-    along_y = np.exp(-1j * np.pi * (scale * ky**2 + 2 * shift_y * ky))
-    along_x = np.exp(-1j * np.pi * (scale * kx**2 + 2 * shift_x * kx))
-    return along_y.astype(np.complex64), along_x.astype(np.complex64)
-
-
 def exit_waves(
     positions: np.ndarray,
     numbers: np.ndarray,
@@ -183,79 +158,38 @@ def exit_waves(
         return waves
     if slices is None:
         slices = plan_slices(positions.mean(axis=0), numbers, height, multislice)
-    if batch is None:
-        batch = 1 if backend.name == "numpy" else GPU_BATCH
+    if backend.name == "numpy":
+        batch = 1
     atomic = Atomic(multislice.parametrization, multislice.debye_waller)
     finite = multislice.projection == "finite"
-    run = _Run(grid, multislice, slices, shape, backend)
+    aperture = antialias_aperture(grid, multislice.taper) / grid.pixels
+    passage = passage_for(backend)(
+        Path(
+            grid,
+            wavelength(multislice.energy),
+            interaction_constant(multislice.energy),
+            multislice.tilt,
+            slices.planes,
+            slices.height,
+            aperture.astype(np.float32),
+        ),
+        backend,
+    )
+    circle = None if shape == grid.shape else backend.asarray(_circle(grid, shape))
     occupied = np.arange(slices.count)
     if not finite:
         occupied = np.unique(slice_of(positions[..., 2], slices.thickness, slices.count))
-    for begin in range(0, positions.shape[0], batch):
-        block = positions[begin : begin + batch]
+    for begin in range(0, positions.shape[0], batch or GPU_BATCH):
+        block = positions[begin : begin + (batch or GPU_BATCH)]
         channels = make_channels(
             block, numbers, grid, atomic, slices.count, slices.thickness, finite, backend
         )
-        run.pass_through(channels, occupied.tolist(), waves[begin : begin + batch])
-    return waves
-
-
-class _Run:
-    """Aperture, table and work arrays of one call; the loop over slices."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        multislice: Multislice,
-        slices: Slices,
-        shape: tuple[int, int],
-        backend: Backend,
-    ) -> None:
-        self.grid, self.multislice, self.slices = grid, multislice, slices
-        self.backend = backend
-        aperture = antialias_aperture(grid, multislice.taper)
-        self.support = backend.asarray(find_support(aperture))
-        self.half = backend.asarray((aperture / grid.pixels).astype(np.float32))
-        self.table = backend.asarray(window_table())
-        self.sigma = interaction_constant(multislice.energy)
-        self.circle = None if shape == grid.shape else backend.asarray(_circle(grid, shape))
-
-    def pass_through(self, channels: list[Channel], occupied: list[int], out: Any) -> None:
-        """Send a plane wave through the occupied slices and put the exit waves into `out`."""
-        backend, kernels = self.backend, kernels_for(self.backend)
-        shape = (out.shape[0], *self.grid.shape)
-        wave, transmission, potential, work = (
-            backend.xp.empty(shape, dtype=np.complex64) for _ in range(4)
-        )
-        planes = self.slices.planes
-        for n, s in enumerate(occupied):
-            if n % 2 == 0:
-                pair = (s, occupied[n + 1] if n + 1 < len(occupied) else -1)
-                add_potentials(potential, work, channels, pair, self.table, backend)
-            kernels.phase_object(transmission, potential, n % 2, self.sigma)
-            backend.fft2(transmission, out=transmission)
-            kernels.combine(transmission, transmission, self.half, self.support, False)
-            backend.ifft2(transmission, out=transmission, scaled=False)
-            if n == 0:  # a plane wave arrives unchanged, whatever lies before the first slice
-                wave[...] = transmission
-            else:
-                backend.fft2(wave, out=wave)
-                kernels.propagate(wave, *self._factors(planes[s] - planes[occupied[n - 1]]))
-                backend.ifft2(wave, out=wave, scaled=False)
-                kernels.multiply(wave, transmission)
-        backend.fft2(wave, out=wave)
-        kernels.propagate(wave, *self._factors(self.slices.height - planes[occupied[-1]]))
-        copy_frequencies(wave, out)
-        if self.circle is not None:
-            out *= self.circle
+        out = waves[begin : begin + block.shape[0]]
+        copy_frequencies(passage.pass_through(channels, occupied.tolist()), out)
+        if circle is not None:
+            out *= circle
         backend.ifft2(out, out=out, scaled=False)
-
-    def _factors(self, distance: float) -> tuple[Any, Any, Any, Any]:
-        along_y, along_x = fresnel_factors(
-            self.grid, wavelength(self.multislice.energy), float(distance), self.multislice.tilt
-        )
-        asarray = self.backend.asarray
-        return asarray(along_y), asarray(along_x), self.half, self.support
+    return waves
 
 
 def _circle(grid: Grid, shape: tuple[int, int]) -> np.ndarray:

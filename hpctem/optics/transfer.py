@@ -19,9 +19,9 @@ from hpctem.backend import Backend
 from hpctem.errors import ConfigError
 from hpctem.optics.aberrations import Aberrations, chi, chi_gradient
 from hpctem.optics.electron import wavelength
+from hpctem.optics.focus import focus_for
 from hpctem.optics.grid import Grid, copy_frequencies
 from hpctem.optics.kernels import kernels_for
-from hpctem.optics.multislice import GPU_BATCH, fresnel_factors
 
 
 @dataclass(frozen=True)
@@ -84,27 +84,74 @@ class Imaging:
         return self.defocus
 
 
-def focal_planes(
-    focal_spread: float, nodes: int | str, energy: float, band: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Defocus offsets in A and weights (sum 1), float64, that stand for a Gaussian focal spread.
+ALIAS = 0.7
+"""How far beyond the fastest beat, in cycles per standard deviation, planes may repeat it: what
+the focal spread leaves there is exp(-2 pi^2 0.7^2) = 6e-5."""
 
-    `focal_spread`: standard deviation sigma in A; `energy` in eV; `band`: largest frequency k of
-    the wave in 1/A. `nodes='auto'`: a trapezoid over +-3.5 sigma. The fastest beat over defocus
-    has lambda k^2 / 2 cycles per A; with ceil(1 + 7 (sigma lambda k^2 / 2 + 0.6)) nodes its alias
-    stays 0.6 / sigma away, which leaves an error exp(-2 pi^2 0.6^2) = 8e-4 (Trefethen & Weideman
-    2014, SIAM Rev. 56, 385). A whole number: that many planes over +-3 sigma, Gaussian weights.
+REACH = 4.0
+"""Planes are taken to this many standard deviations on either side."""
+
+FINEST = 0.4
+"""Cycles of the fastest beat from one plane to the next, at most, for a number of planes that is
+asked for: unlike a Gaussian's, their weights end with a step, which is felt at every beat."""
+
+
+def asked_planes(focal_spread: float, nodes: int | str) -> tuple[np.ndarray, np.ndarray]:
+    """Defocus offsets in A and weights (sum 1), float64, of the focal spread that is asked for.
+
+    `nodes`: a number n means n planes over +-3 standard deviations `focal_spread` (A) with
+    Gaussian weights, 'auto' the Gaussian itself, as 129 planes over +-5.
     """
     if focal_spread == 0 or nodes == 1:
         return np.zeros(1), np.ones(1)
-    if nodes == "auto":
-        beat = wavelength(energy) * band**2 / 2
-        count, span = math.ceil(1 + 7 * (focal_spread * beat + 0.6)), 3.5
-    else:
-        count, span = int(nodes), 3.0
+    count, span = (129, 5.0) if nodes == "auto" else (int(nodes), 3.0)
     position = np.linspace(-span, span, count)
     weights = np.exp(-(position**2) / 2)
     return position * focal_spread, weights / weights.sum()
+
+
+def focal_planes(
+    focal_spread: float, nodes: int | str, energy: float, band: float, defocus: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Few planes that stand for all that are asked for: defoci in A and weights (sum 1), float64.
+
+    `focal_spread` in A and `nodes` as in `asked_planes`; `energy` in eV; `band`: largest frequency
+    k of the wave in 1/A; `defocus` in A. Over defocus an image is a sum of beats with at most
+    lambda k^2 / 2 cycles per A, so what it is in any plane follows from planes of a grid that
+    samples these. The grid is that of whole multiples of its spacing, whatever the defocus, so
+    that images of different defocus share planes. The weights make the response to all beats that
+    of the asked planes, in the mean square. Where the grid has no fewer planes than are asked for,
+    these are returned.
+    """
+    offsets, shares = asked_planes(focal_spread, nodes)
+    beat = wavelength(energy) * band**2 / 2
+    if offsets.size == 1 or beat == 0:
+        return np.array([defocus]), np.ones(1)
+    spacing = 1 / (beat + ALIAS / focal_spread)
+    if nodes != "auto":
+        spacing = min(spacing, FINEST / beat)
+    reach = REACH * focal_spread
+    first, last = math.ceil((defocus - reach) / spacing), math.floor((defocus + reach) / spacing)
+    planes = np.arange(first, last + 1) * spacing
+    if nodes != "auto" and planes.size >= offsets.size:
+        return defocus + offsets, shares
+    weights = _fit_weights(planes, defocus + offsets, shares, beat)
+    return planes, weights
+
+
+def _fit_weights(
+    planes: np.ndarray, asked: np.ndarray, shares: np.ndarray, beat: float
+) -> np.ndarray:
+    """Weights of equidistant `planes` whose response to beats up to `beat` (1/A) is nearest to
+    that of the planes `asked` with their `shares`: the normal equations of its mean square.
+    """
+    from scipy.linalg import solve_toeplitz
+
+    products = np.sinc(2 * beat * (planes - planes[0]))
+    products[0] += 1e-10  # beats that the planes hardly tell apart must not swell the weights
+    projections = (shares * np.sinc(2 * beat * (asked - planes[:, None]))).sum(axis=1)
+    weights = solve_toeplitz(products, projections)
+    return weights / weights.sum()
 
 
 def transfer_function(grid: Grid, imaging: Imaging) -> np.ndarray:
@@ -117,7 +164,8 @@ def transfer_function(grid: Grid, imaging: Imaging) -> np.ndarray:
     ky, kx = grid.frequencies()
     lam = wavelength(imaging.energy)
     alpha = lam * np.hypot(ky[:, None], kx[None, :])
-    phi = np.arctan2(ky[:, None], kx[None, :])
+    turned = any(m for _, m, _, _ in imaging.aberrations.terms())
+    phi = np.arctan2(ky[:, None], kx[None, :]) if turned else np.zeros(1)
     transfer = np.exp(-1j * chi(alpha, phi, lam, imaging.aberrations))
     if imaging.objective_aperture is not None:
         transfer *= alpha <= imaging.objective_aperture
@@ -128,16 +176,26 @@ def transfer_function(grid: Grid, imaging: Imaging) -> np.ndarray:
     return transfer.astype(np.complex64)
 
 
-def _same_transfer(imaging: Imaging) -> Imaging:
-    """What `transfer_function` depends on: images that agree in this share one."""
-    defocus = imaging.exit_defocus if imaging.convergence else 0.0
-    return Imaging(
+@dataclass(frozen=True)
+class _Look:
+    """What images must agree in to be sums of the same planes."""
+
+    transfer: Imaging
+    focal_spread: float
+    nodes: int | str
+    plasmon: tuple[float, float] | None
+
+
+def _look(imaging: Imaging) -> _Look:
+    """The transfer function depends on the defocus only through the convergence's envelope."""
+    transfer = Imaging(
         imaging.energy,
-        defocus,
+        imaging.exit_defocus if imaging.convergence else 0.0,
         imaging.aberrations,
         objective_aperture=imaging.objective_aperture,
         convergence=imaging.convergence,
     )
+    return _Look(transfer, imaging.focal_spread, imaging.spread_nodes, imaging.plasmon)
 
 
 def form_images(
@@ -145,47 +203,50 @@ def form_images(
     extent: tuple[float, float],
     imagings: Sequence[Imaging],
     backend: Backend,
-    batch: int | None = None,
 ) -> Any:
     """Form one image per entry of `imagings` from the exit waves of all phonon configurations.
 
     `exit_waves`: complex64 (P, ny, nx) at the exit plane, with mean intensity 1 in vacuum;
-    `extent` (ly, lx) in A; `batch`: configurations at once (default 1 on a CPU, else 4). Returns
-    float32 (len(imagings), ny, nx), mean over the P configurations, on the backend; vacuum is 1.
-    Where the objective aperture leaves a band so small that a coarser grid holds twice of it,
-    the work is done there and the intensity interpolated by Fourier transform, without loss. The
-    bytes of an image depend neither on the others nor, on a CPU, on the batch.
+    `extent` (ly, lx) in A. Returns float32 (len(imagings), ny, nx), mean over the P
+    configurations, on the backend; vacuum is 1. Images that differ in defocus alone share the
+    planes of their focal spreads. Where the objective aperture leaves a band so small that a
+    coarser grid holds twice of it, the work is done there and the intensity interpolated by
+    Fourier transform, without loss. The bytes of an image do not depend on the others.
     Raises ConfigError if an aperture lies beyond the grid's Nyquist frequency.
     """
     waves = backend.asarray(exit_waves)
     grid = Grid(tuple(waves.shape[-2:]), (float(extent[0]), float(extent[1])))
-    if batch is None:
-        batch = 1 if backend.name == "numpy" else GPU_BATCH
     images = backend.xp.zeros((len(imagings), *grid.shape), dtype=np.float32)
     if not imagings:
         return images
-    spectra_of: dict[tuple[int, int], Any] = {}
-    groups: dict[Imaging, list[int]] = {}
+    bands = {imaging: _aperture_band(grid, imaging) for imaging in imagings}
+    whole = _transform_waves(waves, backend)
+    filled = _measure_band(whole, grid, backend)
+    spectra_of = {grid.shape: whole}
+    groups: dict[_Look, list[int]] = {}
     for index, imaging in enumerate(imagings):
-        groups.setdefault(_same_transfer(imaging), []).append(index)
-    for common, indices in groups.items():
-        small = Grid(_intensity_shape(grid, _band(grid, common)), grid.extent)
+        groups.setdefault(_look(imaging), []).append(index)
+    for look, indices in groups.items():
+        band = min(bands[imagings[indices[0]]], filled)
+        small = Grid(_intensity_shape(grid, band), grid.extent)
         if small.shape not in spectra_of:
-            spectra_of[small.shape] = _transform_waves(waves, small, backend)
+            spectra_of[small.shape] = _crop_spectra(whole, small.shape, backend)
         spectra = spectra_of[small.shape]
-        transfer = backend.asarray(transfer_function(small, common))
-        means = np.ones(len(spectra))
-        if any(imagings[index].plasmon for index in indices):
-            means = _mean_intensities(spectra, transfer, backend)
-        for index in indices:
-            imaging = imagings[index]
-            intensity = _form_one(spectra, transfer, means, small, imaging, backend, batch)
-            images[index] = _interpolate(intensity, grid, backend)
+        transfer = _limit_band(transfer_function(small, look.transfer), small, band)
+        whole_size = small.shape == grid.shape
+        formed = [
+            images[index] if whole_size else backend.xp.zeros(small.shape, dtype=np.float32)
+            for index in indices
+        ]
+        _form_group(formed, spectra, transfer, [imagings[i] for i in indices], small, band, backend)
+        if not whole_size:
+            for index, intensity in zip(indices, formed, strict=True):
+                images[index] = _interpolate(intensity, grid, backend)
     return images
 
 
-def _band(grid: Grid, imaging: Imaging) -> float:
-    """Radius in 1/A that holds every frequency of the image's wave on this grid."""
+def _aperture_band(grid: Grid, imaging: Imaging) -> float:
+    """Radius in 1/A of the objective aperture, or of the grid without one."""
     if imaging.objective_aperture is None:
         return grid.nyquist
     band = imaging.objective_aperture / wavelength(imaging.energy)
@@ -215,14 +276,43 @@ def _next_smooth(n: int) -> int:
         n += 1
 
 
-def _transform_waves(waves: Any, small: Grid, backend: Backend) -> Any:
-    """Transform every exit wave, keep the frequencies of `small`, scale for unscaled inverses."""
-    shape = tuple(waves.shape[-2:])
-    spectra = backend.xp.empty((waves.shape[0], *small.shape), dtype=np.complex64)
-    for p in range(waves.shape[0]):
-        copy_frequencies(backend.fft2(waves[p]), spectra[p])
-    spectra *= np.float32(1 / (shape[0] * shape[1]))
+def _transform_waves(waves: Any, backend: Backend) -> Any:
+    """Transform every exit wave, scaled for unscaled inverses."""
+    spectra = backend.fft2(waves)
+    spectra *= np.float32(1 / (waves.shape[-2] * waves.shape[-1]))
     return spectra
+
+
+def _crop_spectra(spectra: Any, shape: tuple[int, int], backend: Backend) -> Any:
+    """The frequencies that a coarser grid of `shape` holds."""
+    cropped = backend.xp.empty((spectra.shape[0], *shape), dtype=np.complex64)
+    copy_frequencies(spectra, cropped)
+    return cropped
+
+
+DARK = 1e-8
+"""Share of the scattered intensity that may lie outside the band that is taken for the waves'."""
+
+
+def _measure_band(spectra: Any, grid: Grid, backend: Backend) -> float:
+    """Radius in 1/A beyond which lies no more than `DARK` of what is scattered."""
+    power = backend.xp.zeros(grid.shape, dtype=np.float32)
+    kernels_for(backend).accumulate(power, spectra, backend.xp.ones(len(spectra), np.float32))
+    ky, kx = grid.frequencies()
+    step = 1 / max(grid.extent)
+    rings = np.hypot(ky[:, None], kx[None, :]) / step
+    power = np.bincount(rings.astype(np.int64).ravel(), backend.to_host(power).ravel())
+    power[0] = 0  # the beam that is not scattered
+    outside = np.cumsum(power[::-1])[::-1]
+    lit = np.flatnonzero(outside > DARK * outside[0])
+    return min(float(step * (lit[-1] + 1)), grid.nyquist) if lit.size else step
+
+
+def _limit_band(transfer: np.ndarray, grid: Grid, band: float) -> np.ndarray:
+    """`transfer`, complex64 (ny, nx), without the rows beyond `band` (1/A)."""
+    ky, _ = grid.frequencies()
+    transfer[np.abs(ky) > band * (1 + 1e-6)] = 0
+    return transfer
 
 
 def _mean_intensities(spectra: Any, transfer: Any, backend: Backend) -> np.ndarray:
@@ -246,47 +336,40 @@ def _plasmon_line(means: np.ndarray, imaging: Imaging) -> tuple[np.ndarray, np.n
     return 1 - weight + weight * ratio, weight * background * ratio
 
 
-def _form_one(
+def _form_group(
+    formed: list[Any],
     spectra: Any,
-    transfer: Any,
-    means: np.ndarray,
+    transfer: np.ndarray,
+    imagings: list[Imaging],
     grid: Grid,
-    imaging: Imaging,
+    band: float,
     backend: Backend,
-    batch: int,
-) -> Any:
-    """Intensity on `grid`, float32: the sum over focal planes and configurations."""
-    kernels = kernels_for(backend)
+) -> None:
+    """Add to each image of one group, float32 (ny, nx), the planes of its focal spread."""
+    first = imagings[0]
     configurations = spectra.shape[0]
-    band = _band(grid, imaging)
-    offsets, weights = focal_planes(
-        imaging.focal_spread, imaging.spread_nodes, imaging.energy, band
-    )
-    slope, offset = _plasmon_line(means, imaging)
-    intensity = backend.xp.zeros(grid.shape, dtype=np.float32)
-    work = backend.xp.empty((min(batch, configurations), *grid.shape), dtype=np.complex64)
-    lam = wavelength(imaging.energy)
-    planes = [
-        # underfocus looks at a plane before the exit plane: back by the defocus
-        [backend.asarray(f) for f in fresnel_factors(grid, lam, -float(defocus))]
-        for defocus in imaging.exit_defocus + offsets
-    ]
-    for weight, (along_y, along_x) in zip(weights, planes, strict=True):
-        shares = backend.asarray((weight / configurations * slope).astype(np.float32))
-        for begin in range(0, configurations, batch):
-            block = spectra[begin : begin + batch]
-            waves = work[: block.shape[0]]
-            kernels.focus(waves, block, transfer, along_y, along_x)
-            backend.ifft2(waves, out=waves, scaled=False)
-            kernels.accumulate(intensity, waves, shares[begin : begin + batch])
-    intensity += np.float32(offset.mean())
-    return intensity
+    means = np.ones(configurations)
+    if first.plasmon:
+        means = _mean_intensities(spectra, backend.asarray(transfer), backend)
+    slope, offset = _plasmon_line(means, first)
+    shares = (slope / configurations).astype(np.float32)
+    users: dict[float, list[tuple[int, float]]] = {}
+    for n, imaging in enumerate(imagings):
+        nodes, energy = imaging.spread_nodes, imaging.energy
+        planes = focal_planes(imaging.focal_spread, nodes, energy, band, imaging.exit_defocus)
+        for defocus, weight in zip(*(values.tolist() for values in planes), strict=True):
+            users.setdefault(defocus, []).append((n, weight))
+    focus = focus_for(backend)(spectra, transfer, grid, wavelength(first.energy), backend)
+    for defocus in sorted(users):
+        focus.look(defocus, shares)
+        for n, weight in users[defocus]:
+            focus.add(formed[n], weight)
+    for image in formed:
+        image += np.float32(offset.mean())
 
 
 def _interpolate(intensity: Any, grid: Grid, backend: Backend) -> Any:
     """Interpolate a band-limited image to the shape of `grid` by zero-padding its transform."""
-    if intensity.shape == grid.shape:
-        return intensity
     small = intensity.shape
     spectrum = backend.fft2(intensity.astype(np.complex64))
     padded = backend.xp.zeros(grid.shape, dtype=np.complex64)

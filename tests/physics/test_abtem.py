@@ -20,7 +20,7 @@ from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves
 from hpctem.optics.potential import Atomic, add_potentials, make_channels, projected_potential
 from hpctem.optics.spreading import window_table
-from hpctem.optics.transfer import Imaging, focal_planes, form_images
+from hpctem.optics.transfer import Imaging, asked_planes, form_images
 
 abtem = pytest.importorskip("abtem")
 ase = pytest.importorskip("ase")
@@ -189,7 +189,7 @@ def test_convergence_envelope(wave, cpu) -> None:
 def test_focal_spread(wave, cpu) -> None:
     """The quadrature against abTEM's images at the same defoci, summed by their weights."""
     psi, extent = wave
-    offsets, weights = focal_planes(20.0, 25, 300e3, 1.0)
+    offsets, weights = asked_planes(20.0, 25)
     expected = sum(
         w * image_with_abtem(psi, extent, defocus=200 + d, C30=1e5, semiangle_cutoff=24.0)
         for d, w in zip(offsets, weights, strict=True)
@@ -200,7 +200,7 @@ def test_focal_spread(wave, cpu) -> None:
             spread_nodes=nodes, objective_aperture=0.024,
         )  # fmt: skip
         found = form_images(psi[None], extent, [imaging], cpu)[0]
-        # 25 planes stop at 3 sigma, the automatic ones at 3.5: that alone differs by 4e-3
+        # 25 planes stop at 3 sigma, the Gaussian does not: that alone differs by 4e-3
         assert image_error(found, expected) < (1e-3 if nodes == 25 else 5e-3)
 
 

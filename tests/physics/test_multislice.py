@@ -10,9 +10,11 @@ import pytest
 from direct_sums import deviation, exit_wave
 
 from hpctem.errors import ConfigError, SampleError
+from hpctem.optics import multislice as multislice_module
 from hpctem.optics.electron import interaction_constant, wavelength
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves, plan_slices, propagate_waves
+from hpctem.optics.passage import KernelPassage
 from hpctem.optics.potential import projected_potential
 
 
@@ -291,3 +293,16 @@ def test_errors(mixture, cpu) -> None:
         Multislice(300e3, slice_plane="middle")
     with pytest.raises(ConfigError, match="height"):
         plan_slices(mixture.positions, mixture.numbers, 0.0, Multislice(300e3))
+
+
+@pytest.mark.parametrize("shape", [(160, 144), (81, 75), (80, 101)])
+@pytest.mark.parametrize("projection", ["infinite", "finite"])
+def test_panels_pass_as_kernels_do(mixture, cpu, monkeypatch, shape, projection) -> None:
+    """The CPU's passes and the kernels that a GPU runs, alone and in batches: the same waves."""
+    cell = make_phonons(mixture, 3)
+    multislice = Multislice(200e3, tilt=(0.01, -0.02), projection=projection, slice_thickness=1.5)
+    panels = run(cell, multislice, cpu, shape)
+    monkeypatch.setattr(multislice_module, "passage_for", lambda backend: KernelPassage)
+    kernels = run(cell, multislice, cpu, shape)
+    assert deviation(panels, kernels) < 3e-5
+    assert panels.tobytes() != kernels.tobytes()

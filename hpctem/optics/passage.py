@@ -1,0 +1,121 @@
+"""The way of a wave through the slices, on any backend: one kernel or one transform at a time.
+
+A GPU goes this way, with batches of configurations. A CPU does the same with fewer passes over
+memory (`passage_cpu`); that both arrive at the same wave is a test.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpctem.backend import Backend
+from hpctem.optics.grid import Grid
+from hpctem.optics.kernels import find_support, kernels_for
+from hpctem.optics.potential import Channel, add_potentials
+from hpctem.optics.spreading import window_table
+
+
+def fresnel_factors(
+    grid: Grid, wavelength: float, distance: float, tilt: tuple[float, float] = (0.0, 0.0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors along y (ny,) and x (nx,) of the Fresnel propagator over `distance` A, complex64.
+
+    `wavelength` in A, `tilt` of the beam towards x and y in rad.
+    exp(-i pi lambda dz k^2 - 2 pi i dz k tan(tilt)) is their product, phases in float64. The
+    second term, from the cross term of |k + k_t|^2, shifts the wave along the tilted beam.
+    """
+    scale = wavelength * distance
+    ky, kx = grid.frequencies()
+    shift_x, shift_y = (math.tan(angle) * distance for angle in tilt)
+    along_y = np.exp(-1j * np.pi * (scale * ky**2 + 2 * shift_y * ky))
+    along_x = np.exp(-1j * np.pi * (scale * kx**2 + 2 * shift_x * kx))
+    return along_y.astype(np.complex64), along_x.astype(np.complex64)
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """What a wave meets on its way: everything but the atoms.
+
+    `wavelength` in A; `sigma`, the interaction constant, in rad / (V A); `tilt` in rad; `planes`
+    (S,), the heights where the slices act, and `height`, that of the exit plane, in A; `half`:
+    the antialiasing aperture over the number of pixels, float32 (ny // 2 + 1, nx).
+    """
+
+    grid: Grid
+    wavelength: float
+    sigma: float
+    tilt: tuple[float, float]
+    planes: np.ndarray
+    height: float
+    half: np.ndarray
+
+    def legs(self, occupied: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Fresnel factors from each occupied slice to the next, the last to the exit plane."""
+        stops = [*(float(self.planes[s]) for s in occupied), self.height]
+        return [
+            fresnel_factors(self.grid, self.wavelength, stops[n + 1] - stops[n], self.tilt)
+            for n in range(len(occupied))
+        ]
+
+
+class Passage(Protocol):
+    """A backend's way along a path; its work arrays serve one batch after the other."""
+
+    def __init__(self, path: Path, backend: Backend) -> None: ...
+
+    def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
+        """Send a plane wave through the occupied slices.
+
+        Returns the transform of the exit waves, scaled for an unscaled inverse: complex64
+        [batch, ny, nx] on the backend, valid until the next call.
+        """
+
+
+def passage_for(backend: Backend) -> type[Passage]:
+    """The way that `backend` takes."""
+    if backend.name == "numpy":
+        from hpctem.optics.passage_cpu import PanelPassage
+
+        return PanelPassage
+    return KernelPassage
+
+
+class KernelPassage:
+    """The formula as it stands, with the backend's kernels and transforms."""
+
+    def __init__(self, path: Path, backend: Backend) -> None:
+        self.path, self.backend = path, backend
+        self.half = backend.asarray(path.half)
+        self.support = backend.asarray(find_support(path.half))
+        self.table = backend.asarray(window_table())
+
+    def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
+        """Send plane waves through the occupied slices; see `Passage`."""
+        backend, kernels = self.backend, kernels_for(self.backend)
+        deposits = channels[0].deposits
+        batch = (deposits.first.size - 1) // (deposits.slices * math.prod(deposits.bins))
+        shape = (batch, *self.path.grid.shape)
+        wave, transmission, potential, work = (
+            backend.xp.empty(shape, dtype=np.complex64) for _ in range(4)
+        )
+        for n, (s, leg) in enumerate(zip(occupied, self.path.legs(occupied), strict=True)):
+            if n % 2 == 0:
+                pair = (s, occupied[n + 1] if n + 1 < len(occupied) else -1)
+                add_potentials(potential, work, channels, pair, self.table, backend)
+            kernels.phase_object(transmission, potential, n % 2, self.path.sigma)
+            backend.fft2(transmission, out=transmission)
+            kernels.combine(transmission, transmission, self.half, self.support, False)
+            backend.ifft2(transmission, out=transmission, scaled=False)
+            if n == 0:  # a plane wave arrives unchanged, whatever lies before the first slice
+                wave[...] = transmission
+            else:
+                backend.ifft2(wave, out=wave, scaled=False)
+                kernels.multiply(wave, transmission)
+            backend.fft2(wave, out=wave)
+            along_y, along_x = (backend.asarray(factor) for factor in leg)
+            kernels.propagate(wave, along_y, along_x, self.half, self.support)
+        return wave

@@ -1,0 +1,102 @@
+"""The way of a wave through the slices on a CPU: four passes over the field for each slice.
+
+    V    spread two slices, transform along y; along x and back with the scattering factors
+    t    V back along y, exp(i sigma V), along y; along x and back with the aperture
+    psi  t and psi back along y, multiply, along y; along x and back with the propagator
+
+Between two lines every field is transformed along y alone and kept on the rows inside its band
+(`hpctem.optics.passes`): 90 % of Nyquist for V, the antialiasing aperture for t and psi.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpctem.backend import Backend
+from hpctem.optics import passes
+from hpctem.optics.lanes import LANES
+from hpctem.optics.line_transforms import LINE, plan_lines
+from hpctem.optics.passage import Path
+from hpctem.optics.potential import Channel
+from hpctem.optics.spreading import BAND, window_table
+
+NOTHING = np.zeros((0, 0), np.complex64)
+
+
+class PanelPassage:
+    """One configuration at a time; see `hpctem.optics.passage.Passage`."""
+
+    def __init__(self, path: Path, backend: Backend) -> None:
+        self.path = path
+        ny, nx = path.grid.shape
+        self.along_y, self.along_x = plan_lines(ny), plan_lines(nx)
+        row = np.minimum(np.arange(ny), ny - np.arange(ny))
+        self.wide = passes.keep_rows(row <= BAND * ny)
+        self.band = passes.keep_rows(path.half.any(axis=1)[row])
+        self.aperture = passes.arrange_half(path.half, self.band)
+        self.factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.table = window_table()
+        panels, rows = passes.count_panels(nx), self.band.place.size
+        self.planes = passes.empty_lines(2, ny, (panels + 1) * LANES)
+        self.potential = passes.empty_lines(panels, self.wide.place.size * LINE)
+        self.wave, *self.transmissions = passes.empty_lines(3, panels, rows * LINE)
+        self.spectrum = np.zeros((1, ny, nx), np.complex64)
+
+    def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
+        """Send a plane wave through the occupied slices; see `Passage`."""
+        sigma = np.float32(self.path.sigma)
+        legs = self.path.legs(occupied)
+        for n in range(0, len(occupied), 2):
+            pair = occupied[n : n + 2]
+            self._add_potentials(channels, pair)
+            first, second = self.transmissions
+            passes.make_phase_objects(
+                first, second[: None if len(pair) == 2 else 0], self.potential, sigma,
+                self.band, self.wide, self.along_y,
+            )  # fmt: skip
+            for m, transmission in enumerate(self.transmissions[: len(pair)], start=n):
+                passes.filter_lines(transmission, self.aperture, self.along_x)
+                if m == 0:  # a plane wave arrives unchanged, whatever lies before the first slice
+                    np.multiply(transmission, np.float32(self.wide.length), out=self.wave)
+                else:
+                    passes.multiply_fields(self.wave, transmission, self.band, self.along_y)
+                end = self.spectrum[0] if m + 1 == len(occupied) else NOTHING
+                passes.propagate_lines(
+                    self.wave, self.aperture, *legs[m], self.along_x, end, self.band
+                )
+        return self.spectrum
+
+    def _add_potentials(self, channels: list[Channel], pair: list[int]) -> None:
+        """Panels of the potentials of two slices (or one), real and imaginary part."""
+        chosen = [channel for channel in channels if _count_atoms(channel, pair)]
+        if not chosen:
+            self.potential.fill(0)
+        total = np.empty((0, 0), np.float32)
+        nx = self.path.grid.shape[1]
+        for n, channel in enumerate(chosen):
+            factor = self._arrange(channel.half)
+            self.planes[1:] = 0
+            for plane, s in zip(self.planes, pair, strict=False):
+                passes.spread_slice(plane, channel.deposits, 0, s, nx, self.table)
+            passes.transform_pair(self.potential, self.planes, self.wide, self.along_y)
+            if len(chosen) == 1:
+                passes.filter_lines(self.potential, factor, self.along_x)
+                return
+            if n == 0:
+                total = passes.empty_lines(factor.shape[0], factor.shape[1] * 2)
+            passes.weigh(total, self.potential, factor, self.along_x, n > 0)
+        if chosen:
+            passes.invert_lines(self.potential, total, self.along_x)
+
+    def _arrange(self, half: np.ndarray) -> np.ndarray:
+        """An element's factor in the order of the passes, kept beside the half it is made of."""
+        if id(half) not in self.factors:
+            self.factors[id(half)] = half, passes.arrange_half(half, self.wide)
+        return self.factors[id(half)][1]
+
+
+def _count_atoms(channel: Channel, pair: list[int]) -> int:
+    first = channel.deposits.first
+    return sum(int(first[s + 1] - first[s]) for s in pair)
