@@ -17,11 +17,14 @@ BLOCK = 16 * 2**20
 def digest_rows(layout: Layout, block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """BLAKE2b-128 of every row over all fields of its table, in layout order.
 
-    block     path -> array (rows, *shape) of the layout's dtype, contiguous
+    block     path -> array (rows, *shape) of the layout's dtype, contiguous; tables that are not in
+              it are left out
     returns   path of the digest column -> uint8 array (rows, 16)
     """
     result = {}
     for column in layout.digests:
+        if layout.fields_of(column.table)[0].path not in block:
+            continue
         views = []
         for item in layout.fields_of(column.table):
             values = np.ascontiguousarray(block[item.path])

@@ -56,13 +56,15 @@ def write_plan(layout: Layout, identity: Mapping[str, str]) -> str:
     plan = {
         "format": FORMAT,
         "identity": {str(key): str(value) for key, value in identity.items()},
-        "texts": {
-            name: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            for name, text in layout.campaign.items()
-        },
+        "texts": {name: digest_text(text) for name, text in layout.campaign.items()},
         "layout": describe(layout),
     }
     return json.dumps(plan, sort_keys=True, ensure_ascii=False)
+
+
+def digest_text(text: str) -> str:
+    """BLAKE2b-128 of a text of the campaign, in hexadecimal."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def plan_key(plan: str) -> bytes:

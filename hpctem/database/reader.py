@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpctem.database.finish import is_marked
+from hpctem.database.finish import MARKER, outside_is_intact, read_marker, recall
+from hpctem.database.hdf5 import name_damage, open_file, read_layout, read_plan, require_hdf5
 from hpctem.database.journal import journal_folder, read_journals
-from hpctem.database.plan import FORMAT, plan_key, rebuild
+from hpctem.database.plan import plan_key
+from hpctem.database.rows import OpenFile, StoredRows, locate
 from hpctem.database.schema import (
     ERROR_PATH,
     GOOD,
     PENDING,
-    PLAN_PATH,
     QUARANTINED,
     STATUS_PATH,
     Field,
@@ -29,96 +30,83 @@ from hpctem.database.schema import (
 )
 from hpctem.errors import DatabaseError
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
+log = logging.getLogger("hpctem")
 
 
-@contextmanager
-def open_file(path: str | Path) -> Iterator[h5py.File]:
-    """The HDF5 file, opened for reading.
-
-    Raises DatabaseError when it is missing, no HDF5, truncated, or was not written by hpctem.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(8)
-    except OSError as error:
-        raise DatabaseError(f"cannot open the database {path}: {error.strerror}") from error
-    if head != SIGNATURE:
-        what = "is empty" if not head else "is no HDF5 file"
-        raise DatabaseError(f"{path} {what}, so it is no hpctem database")
-    try:
-        # No sieve buffer: it would keep bytes that a job is about to change.
-        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-        access.set_sieve_buf_size(0)
-        access.set_file_locking(False, True)
-        identifier = h5py.h5f.open(str(path).encode(), h5py.h5f.ACC_RDONLY, fapl=access)
-    except OSError as error:
-        cut = "truncated" in str(error)
-        state = "is truncated: copy it again" if cut else "is damaged and cannot be opened"
-        raise DatabaseError(f"{path} {state} (HDF5: {error})") from error
-    with h5py.File(identifier) as file:
-        if PLAN_PATH not in file:
-            raise DatabaseError(
-                f"{path} is an HDF5 file, but hpctem did not write it: no {PLAN_PATH}"
-            )
-        yield file
-
-
-def read_plan(file: h5py.File) -> str:
-    """The plan stored in an open database.
-
-    Raises DatabaseError when it cannot be read or belongs to another format.
-    """
-    plan = _text(file[PLAN_PATH])
-    try:
-        found = json.loads(plan)["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatabaseError(f"the plan in {file.filename} is damaged") from error
-    if found != FORMAT:
-        raise DatabaseError(f"{file.filename} has format {found!r}; this hpctem reads {FORMAT!r}")
-    return plan
-
-
-def read_layout(file: h5py.File) -> Layout:
-    """The layout and the campaign texts stored in an open database."""
-    described = json.loads(read_plan(file))
-    texts = {name: _text(file[f"/entry/campaign/{name}"]) for name in described["texts"]}
-    return rebuild(described["layout"], texts)
-
-
-def _text(dataset: h5py.Dataset) -> str:
-    return bytes(dataset[()]).rstrip(b"\0").decode("utf-8")
-
-
-@dataclass
+@dataclass(eq=False, repr=False)
 class Database:
-    """An open database; rows are counted over the structures that can be seen.
+    """A database as it was when it was opened; only rows of good structures can be read.
 
     layout      what is stored
+    offsets     path of a dataset -> byte at which it begins
     complete    every structure is committed
     marked      the end was verified and marked in the folder beside the file
     committed   (structures,) bool: what an unfinished file already holds
     status      (structures,) uint8: PENDING, GOOD, QUARANTINED; pending where not committed
+
+    A *row* is always the file's own row of a table, 0 ... structures * rows per structure - 1: it
+    stays the same while a job fills the file. Threads and forked processes may share a database;
+    pickled, it is opened again. Columns, images, labels and waves are read without HDF5 and stay
+    readable after `close`, as long as something refers to them; `close` ends `file`.
     """
 
     path: Path
-    file: h5py.File
+    plan: str
     layout: Layout
+    offsets: dict[str, int]
     complete: bool
     marked: bool
     committed: np.ndarray
     status: np.ndarray
+    _bytes: OpenFile
+    _rows: dict[str, np.ndarray] = field(default_factory=dict)
+    _used: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        held = ", ".join(f"{number} {name}" for name, number in self.counts.items() if number)
+        return f"<{self.path}: {held}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_database, (self.path,)
+
+    def close(self) -> None:
+        """Close the HDF5 file, if `file` opened it."""
+        if "file" in self.__dict__:
+            self.__dict__.pop("file").close()
+
+    @cached_property
+    def file(self) -> h5py.File:
+        """The HDF5 file for what nothing else offers, opened when first asked for."""
+        return h5py.File(self.path, "r", locking=False)
 
     @property
     def campaign(self) -> dict[str, str]:
         """Texts of the campaign: config, hash, versions ..."""
         return dict(self.layout.campaign)
 
+    @cached_property
+    def name(self) -> str:
+        """Name of the campaign, without one the title of the file."""
+        try:
+            return str(json.loads(json.loads(self.campaign["resolved_config"])["campaign.name"]))
+        except (LookupError, ValueError, TypeError):
+            return self.layout.title
+
     @property
     def identity(self) -> dict[str, str]:
         """What must not change between two runs of this campaign."""
-        return json.loads(read_plan(self.file))["identity"]
+        return json.loads(self.plan)["identity"]
+
+    @property
+    def key(self) -> bytes:
+        """32 bytes that identify the plan."""
+        return plan_key(self.plan)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -129,138 +117,261 @@ class Database:
             "good": int(np.count_nonzero(self.status == GOOD)),
             "quarantined": int(np.count_nonzero(self.status == QUARANTINED)),
         }
-        return totals | {t: len(self.rows(t)) for t in self.layout.tables if t != "structures"}
+        tables = [table for table in self.layout.tables if table != "structures"]
+        return totals | {t: int(np.count_nonzero(self.used(t))) for t in tables}
 
     @property
     def quarantined(self) -> list[tuple[int, str]]:
         """(campaign index, reason) of every quarantined structure."""
-        rows = np.flatnonzero(self.status == QUARANTINED)
-        errors = self.file[ERROR_PATH]
+        places = np.flatnonzero(self.status == QUARANTINED)
+        item = self.field(ERROR_PATH)
         first = self.layout.first_structure
-        return [(first + int(row), bytes(errors[row]).decode("utf-8")) for row in rows]
+        reasons = self.decode(item, self._stored(item, places)[:]).tolist()
+        return [(first + int(p), reason) for p, reason in zip(places, reasons, strict=True)]
 
     def rows(self, table: str) -> np.ndarray:
-        """int64 row numbers, in the file, of the used rows of all good structures."""
+        """int64 row numbers, in the file, of the used rows of all good structures; read-only."""
         if table not in self.layout.tables:
             raise DatabaseError(f"no table {table!r}; there are {', '.join(self.layout.tables)}")
-        good = np.flatnonzero(self.status == GOOD)
-        each = self.layout.rows_per_structure[table]
-        rows = good[:, np.newaxis] * each + np.arange(each)
-        if table in self.layout.counts:
-            used = self.file[self.layout.counts[table]][()][good]
-            return rows[np.arange(each) < used[:, np.newaxis]]
-        return rows.reshape(-1)
+        if table not in self._rows:
+            rows = np.flatnonzero(self.used(table)).astype(np.int64, copy=False)
+            rows.flags.writeable = False
+            self._rows[table] = rows
+        return self._rows[table]
+
+    def used(self, table: str) -> np.ndarray:
+        """(rows of the table,) bool: rows that a good structure uses; read-only."""
+        if table not in self._used:
+            each = self.layout.rows_per_structure[table]
+            used = np.repeat(self.status == GOOD, each)
+            if table in self.layout.counts:
+                item = self.field(self.layout.counts[table])
+                counts = self.piece(item, 0, self.layout.structures)
+                used &= (np.arange(each) < counts[:, np.newaxis]).reshape(-1)
+            used.flags.writeable = False
+            self._used[table] = used
+        return self._used[table]
 
     def structure_of(self, table: str, rows: np.ndarray) -> np.ndarray:
         """Structures (counted from 0 in this file) that the given file rows belong to."""
         return np.asarray(rows) // self.layout.rows_per_structure[table]
 
+    def require(self, table: str, rows: np.ndarray) -> None:
+        """Raise DatabaseError, with the reason, unless all these file rows can be read."""
+        rows, total = np.asarray(rows), self.layout.rows(table)
+        missing = rows[(rows < 0) | (rows >= total)]
+        if missing.size:
+            raise DatabaseError(f"{self.path} has no row {missing[0]} of {table}: 0 to {total - 1}")
+        bad = rows[self.status[self.structure_of(table, rows)] != GOOD]
+        if table in self.layout.counts and not bad.size:
+            bad = rows[~self.used(table)[rows]]
+        if bad.size:
+            raise DatabaseError(
+                f"{self.path}: row {bad[0]} of {table} {self._explain(table, int(bad[0]))}"
+            )
+
+    def _explain(self, table: str, row: int) -> str:
+        place = int(self.structure_of(table, np.array(row)))
+        belongs = f"belongs to structure {self.layout.first_structure + place}, which"
+        if self.status[place] == PENDING:
+            return f"{belongs} is not committed yet"
+        if self.status[place] == QUARANTINED:
+            item = self.field(ERROR_PATH)
+            reason = self.decode(item, self._stored(item, np.array([place]))[:])[0]
+            return f"{belongs} is quarantined: {reason}"
+        return f"{belongs} does not use it"
+
     def field(self, name: str) -> Field:
         """The field of that column name or path."""
         return find_field(self.layout.fields, name)
 
-    def column(self, name: str, table: str | None = None) -> np.ndarray:
-        """Values of a column in all good rows; texts and categories as str.
+    def column(
+        self, name: str, table: str | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Values of a column; texts and categories as str.
 
-        With `table`, a structure's column is repeated for the rows of that table.
+        table   whose rows they are: that of the column; with another table a structure's column
+                is repeated for the rows of that table
+        rows    file rows of that table, all good ones by default
 
-        Raises DatabaseError for an unknown or ambiguous name.
+        Raises DatabaseError for an unknown or ambiguous name, and for rows that cannot be read.
         """
         item = self.field(name)
-        rows = self.rows(table or item.table)
-        if table and table != item.table:
+        table = table or item.table
+        if rows is None:
+            rows = self.rows(table)
+        else:
+            self.require(table, rows)
+        if table != item.table:
             if item.table != "structures":
                 raise DatabaseError(f"{item.path} has no value for a row of {table!r}")
             rows = self.structure_of(table, rows)
-        return decode(item, self._read(item, rows))
+        return self.decode(item, self._read(item, np.asarray(rows)))
+
+    def stored(self, name: str, rows: np.ndarray | None = None) -> StoredRows:
+        """Rows of a dataset, read when asked for; all good ones or the given file rows.
+
+        Raises DatabaseError for an unknown name, and for rows that cannot be read.
+        """
+        item = self.field(name)
+        if rows is None:
+            rows = self.rows(item.table)
+        else:
+            self.require(item.table, rows)
+        return self._stored(item, rows)
+
+    def mapped(self, name: str) -> np.ndarray:
+        """A whole dataset, every row of the file, mapped into memory read-only.
+
+        Rows outside `rows(table)` mean nothing. Categories are numbers, texts bytes.
+        """
+        item = self.field(name)
+        shape = (self.layout.rows(item.table), *item.shape)
+        whole = np.memmap(self.path, item.dtype, "r", self.offsets[item.path], shape)
+        return whole.view(np.ndarray)
+
+    def piece(self, item: Field, start: int, count: int) -> np.ndarray:
+        """Consecutive rows of a dataset as they are in the file, good or not, in one array.
+
+        Categories are numbers, texts bytes; see `used` for the rows that mean something.
+        """
+        values = np.empty((count, *item.shape), item.dtype)
+        self._bytes.read(values, self.offsets[item.path] + start * item.row_bytes)
+        return values
+
+    def decode(self, item: Field, values: np.ndarray) -> np.ndarray:
+        """Texts and category numbers as str, other values as they are; errors as `decode`."""
+        try:
+            return decode(item, values)
+        except DatabaseError as error:
+            raise DatabaseError(f"{self.path}: {error}") from error
 
     @cached_property
-    def images(self) -> Images:
-        """The signal of the first stack, one image for each good row."""
+    def images(self) -> StoredRows:
+        """The signal of the first stack, one image (y, x) for each good row."""
         if not self.layout.stacks:
             raise DatabaseError(f"{self.path} holds no images")
-        item = self.field(self.layout.stacks[0].signal)
-        return Images(self.file[item.path], self.rows(item.table))
+        return self.stored(self.layout.stacks[0].signal)
 
-    def row(self, table: str, index: int) -> dict[str, Any]:
-        """Scalar columns of good row `index` of a table, and those of its structure, by name."""
-        row = int(self.rows(table)[index])
+    @cached_property
+    def labels(self) -> StoredRows:
+        """The stack under /entry/labels, one array (y, x) for each good row."""
+        for stack in self.layout.stacks:
+            if stack.signal.startswith("/entry/labels/"):
+                return self.stored(stack.signal)
+        raise DatabaseError(f"{self.path} holds no labels")
+
+    @cached_property
+    def waves(self) -> StoredRows:
+        """Exit waves, one complex64 array (phonons, y, x) for each good row of 'waves'."""
+        if "waves" not in self.layout.tables:
+            raise DatabaseError(
+                f"{self.path} holds no exit waves; 'storage: {{exit_waves: true}}' keeps them"
+            )
+        return self.stored(self.layout.fields_of("waves")[0].path)
+
+    def row(self, table: str, row: int) -> dict[str, Any]:
+        """Scalar columns of file row `row` of a table, and those of its structure, by name.
+
+        Raises DatabaseError, with the reason, for a row that cannot be read.
+        """
+        self.require(table, np.array([row]))
         structure = int(self.structure_of(table, np.array(row)))
         values: dict[str, Any] = {}
         for item in self.layout.fields:
             if item.table in (table, "structures") and len(item.shape) < 2:
-                place = row if item.table == table else structure
-                values[item.name] = decode(item, self.file[item.path][place : place + 1])[0]
-        return values | {"structure": self.layout.first_structure + structure, "row": row}
+                place = np.array([row if item.table == table else structure])
+                values[item.name] = self.decode(item, self._stored(item, place)[:])[0]
+        return values | {"structure": self.layout.first_structure + structure, "row": int(row)}
+
+    def _stored(self, item: Field, rows: np.ndarray) -> StoredRows:
+        return StoredRows(self._bytes, self.offsets[item.path], item.dtype, item.shape, rows)
 
     def _read(self, item: Field, rows: np.ndarray) -> np.ndarray:
-        dataset = self.file[item.path]
-        if not item.shape or item.row_bytes <= 64:
-            return dataset[()][rows]
-        values = np.empty((len(rows), *item.shape), item.dtype)
-        for place, row in enumerate(rows):
-            values[place] = dataset[row]
-        return values
-
-
-@dataclass(frozen=True)
-class Images(Sequence):
-    """Images of a database, read one by one: images[i] is an array (ny, nx)."""
-
-    dataset: h5py.Dataset
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, int | np.integer):
-            return self.dataset[int(self.rows[index])]
-        return np.stack([self.dataset[int(row)] for row in self.rows[index]])
+        # Of a column of which much is wanted, reading all is faster than reading many runs.
+        if item.row_bytes <= 64 and 16 * len(rows) >= self.layout.rows(item.table):
+            whole = self.piece(item, 0, self.layout.rows(item.table))
+            return whole if len(rows) == len(whole) and (np.diff(rows) == 1).all() else whole[rows]
+        return self._stored(item, rows)[:]
 
 
 def decode(item: Field, values: np.ndarray) -> np.ndarray:
-    """Texts and category numbers as str, other values as they are."""
+    """Texts and category numbers as str, other values as they are.
+
+    Raises DatabaseError for a number that stands for no category: the row is damaged.
+    """
     if item.categories:
+        if values.size and int(values.max()) >= len(item.categories):
+            raise DatabaseError(
+                f"{item.path} holds {values.max()}, which is none of its {len(item.categories)} "
+                "categories; 'hpctem verify' names the damaged rows"
+            )
         return np.array(item.categories)[values]
-    if item.dtype.kind == "S":
-        return np.array([bytes(v).decode("utf-8") for v in values.reshape(-1)]).reshape(
-            values.shape
-        )
-    return values
+    if item.dtype.kind != "S":
+        return values
+    # Cut to the longest first: as str every character takes four bytes.
+    longest = max(1, int(np.char.str_len(values).max(initial=0)))
+    values = values.astype(f"S{longest}")
+    if values.size and values.view(np.uint8).max() < 128:
+        return values.astype(f"U{longest}")
+    return np.char.decode(values, "utf-8", "replace")
 
 
-@contextmanager
-def open_database(path: str | Path) -> Iterator[Database]:
+def open_database(path: str | Path) -> Database:
     """Open a database for reading; of an unfinished one only what is committed is seen.
 
     The folder beside the file speaks for it only where it holds a record of its plan. Without one
     a file in which no structure is pending is complete, though not marked; one in which all are
-    has just been made.
+    has just been made. A file that is as its marker says is opened without HDF5, by what the marker
+    keeps; damage outside the rows of a marked one that HDF5 still reads is logged.
 
-    Raises DatabaseError for a missing, foreign or truncated file, and for an unfinished one whose
-    journals are missing.
+    Raises DatabaseError for a missing, foreign, damaged or truncated file, and for an unfinished
+    one whose journals are missing.
     """
     path = Path(path)
-    with open_file(path) as file:
-        plan = read_plan(file)
-        layout = read_layout(file)
-        folder, key = journal_folder(path), plan_key(plan)
-        # Before the journals: what a job has written by now, its journals say by then.
-        status = file[STATUS_PATH][()]
-        marked = is_marked(folder, key)
+    require_hdf5(path)
+    folder = journal_folder(path)
+    marker = read_marker(folder)
+    try:
+        intact = marker is not None and outside_is_intact(path, marker)
+    except (TypeError, ValueError, LookupError) as error:
+        raise DatabaseError(
+            f"{folder / MARKER} is damaged; delete it and run simulate again to verify"
+        ) from error
+    known = recall(marker) if intact else None
+    if known is not None:
+        plan, layout, offsets = known.plan, known.layout, dict(known.offsets)
+    else:
+        with open_file(path) as file:
+            plan, layout = read_plan(file), read_layout(file)
+            with name_damage(path):
+                offsets = locate(file, layout)
+    key = plan_key(plan)
+    marked = marker is not None and marker["plan"] == key.hex()
+    if marked and not intact:
+        log.warning("%s is damaged outside its rows; 'hpctem verify' says how to repair it", path)
+    content = OpenFile(path)
+    # Before the journals: what a job has written by now, its journals say by then.
+    status = _read_status(content, layout, offsets)
+    committed = np.full(layout.structures, marked)
+    if not marked:
         journals = read_journals(folder, key)
-        committed = np.zeros(layout.structures, bool)
-        if marked or not (journals.known or (status == PENDING).any()):
-            committed[:] = True
-        elif journals.known:
-            for segment in journals.commits:
-                structures = layout.segment(segment)
-                committed[structures.start : structures.stop] = True
-        elif (status != PENDING).any():
-            raise DatabaseError(
-                f"{path} is unfinished and its journals are missing from {folder.name}: nothing "
-                "tells which rows are whole; put its own folder beside the file"
-            )
-        status = np.where(committed, file[STATUS_PATH][()], PENDING)
-        yield Database(path, file, layout, bool(committed.all()), marked, committed, status)
+        for segment in journals.commits:
+            structures = layout.segment(segment)
+            committed[structures.start : structures.stop] = True
+        if not journals.known:
+            committed[:] = not (status == PENDING).any()
+            if not committed.all() and (status != PENDING).any():
+                raise DatabaseError(
+                    f"{path} is unfinished and its journals are missing from {folder.name}: "
+                    "nothing tells which rows are whole; put its own folder beside the file"
+                )
+    status = np.where(committed, _read_status(content, layout, offsets), np.uint8(PENDING))
+    complete = bool(committed.all())
+    return Database(path, plan, layout, offsets, complete, marked, committed, status, content)
+
+
+def _read_status(content: OpenFile, layout: Layout, offsets: Mapping[str, int]) -> np.ndarray:
+    status = np.empty(layout.structures, np.uint8)
+    content.read(status, offsets[STATUS_PATH])
+    return status

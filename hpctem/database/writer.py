@@ -16,8 +16,9 @@ from typing import Protocol
 import h5py
 import numpy as np
 
+from hpctem.database.rows import locate
 from hpctem.database.schema import Layout
-from hpctem.errors import ConfigError, DatabaseError, MachineError
+from hpctem.errors import ConfigError, MachineError
 from hpctem.parallel import Communicator
 
 SLAB_BYTES = 2**30 - 2**20
@@ -131,20 +132,9 @@ def cut_slabs(
 
 
 def read_offsets(path: Path, layout: Layout) -> dict[str, int]:
-    """Byte offset of every dataset of the layout in the file.
-
-    Raises DatabaseError when a dataset is missing or has not the size that the layout gives it.
-    """
+    """Byte offset of every dataset of the layout in the file at `path`; errors as `locate`."""
     with h5py.File(path, "r", locking=False) as file:
-        offsets = {}
-        for item in layout.datasets:
-            dataset = file.get(item.path)
-            size = layout.rows(item.table) * item.row_bytes
-            offset = dataset.id.get_offset() if isinstance(dataset, h5py.Dataset) else None
-            if offset is None or dataset.id.get_storage_size() != size:
-                raise DatabaseError(f"{path}: dataset {item.path} is not as its plan says: damaged")
-            offsets[item.path] = offset
-    return offsets
+        return locate(file, layout)
 
 
 def _sync(descriptor: int, path: object) -> None:

@@ -18,6 +18,7 @@ STRUCTURE_COLUMNS: tuple[Column, ...] = (
     Column("n_substrate_atoms", "int64", "", "atoms of the substrate"),
     Column("n_particle_atoms", "int64", "", "atoms of all particles"),
     Column("n_displaced_atoms", "int64", "", "substrate atoms that gave way to particles"),
+    Column("elements", "S64", "", "symbols of its elements in alphabetical order: 'Au C'"),
     Column("substrate_thickness", "float64", "A", "thickness of the substrate; 0 without one"),
     Column("surface_z", "float64", "A", "height of the substrate's upper surface in the cell"),
     Column("particles_requested", "int32", "", "number of particles drawn"),

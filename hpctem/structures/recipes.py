@@ -74,6 +74,7 @@ def sample_structure(config: configs.Structure, streams: Streams, index: int) ->
         "n_substrate_atoms": in_substrate,
         "n_particle_atoms": len(structure.positions) - in_substrate,
         "n_displaced_atoms": len(film) - in_substrate,
+        "elements": name_elements(structure.numbers),
         "substrate_thickness": thickness,
         "surface_z": thickness + shift,
         "particles_requested": requested,
@@ -212,6 +213,16 @@ def atomic_number(symbol: str) -> int:
     if symbol not in atomic_numbers or atomic_numbers[symbol] < 1:
         raise ConfigError(f"{symbol!r} is not the symbol of an element")
     return int(atomic_numbers[symbol])
+
+
+def name_elements(numbers: np.ndarray) -> str:
+    """Symbols of the elements among atomic numbers, alphabetical, with a blank between: 'Au C'.
+
+    Two structures of the same set of elements have the same text.
+    """
+    from ase.data import chemical_symbols
+
+    return " ".join(sorted(chemical_symbols[number] for number in np.unique(numbers)))
 
 
 def _make_substrate(config: configs.Structure, draw: Draw) -> tuple[float, np.ndarray, np.ndarray]:

@@ -127,6 +127,7 @@ def test_derived_values_are_those_of_the_atoms(supported: list[Structure]) -> No
     for structure in supported:
         values, z = structure.values, structure.positions[:, 2]
         assert values["n_atoms"] == len(z)
+        assert values["elements"] == "Au C"
         assert values["n_substrate_atoms"] == (structure.tags == 0).sum()
         assert values["n_particle_atoms"] == (structure.tags == 1).sum()
         whole = round(0.11 * 60 * 60 * values["substrate_thickness"])
