@@ -1,4 +1,4 @@
-"""Commands that compute: simulate, preview."""
+"""Commands that compute: simulate, image, preview."""
 
 from __future__ import annotations
 
@@ -12,24 +12,47 @@ import click
 from hpctem.cli.command import CONFIG, DATABASE, DEVICES, QUARANTINED, Volume, commands, under_mpi
 
 
+def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that fills a database."""
+    options = (
+        click.option(
+            "-o", "--output", type=DATABASE, help="Database to fill; NAME.hdf5 by default."
+        ),
+        click.option(
+            "--limit", type=click.IntRange(min=1), help="Take the first N structures only."
+        ),
+        click.option(
+            "--volume", type=Volume(), help="Fill volume k of n, a complete file of its own."
+        ),
+        click.option(
+            "--device", type=DEVICES, default="auto", help="Where to compute.", show_default=True
+        ),
+        click.option(
+            "--fft",
+            type=click.Choice(["auto", "mkl_fft", "pyfftw", "scipy"]),
+            default="auto",
+            help="FFT on CPUs; auto takes the fastest installed.",
+        ),
+        click.option(
+            "--writer",
+            type=click.Choice(["auto", "mpio", "pwrite"]),
+            default="auto",
+            help="Parallel HDF5 or plain writes; both give the same bytes.",
+        ),
+        click.option(
+            "--repair",
+            is_flag=True,
+            help="Read the database back and compute again what is damaged or missing.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @commands.command()
 @click.argument("config", type=CONFIG)
-@click.option("-o", "--output", type=DATABASE, help="Database to fill; NAME.hdf5 by default.")
-@click.option("--limit", type=click.IntRange(min=1), help="Take the first N structures only.")
-@click.option("--volume", type=Volume(), help="Fill volume k of n, a complete file of its own.")
-@click.option("--device", type=DEVICES, default="auto", help="Where to compute.", show_default=True)
-@click.option(
-    "--fft",
-    type=click.Choice(["auto", "mkl_fft", "pyfftw", "scipy"]),
-    default="auto",
-    help="FFT on CPUs; auto takes the fastest installed.",
-)
-@click.option(
-    "--writer",
-    type=click.Choice(["auto", "mpio", "pwrite"]),
-    default="auto",
-    help="Parallel HDF5 or plain writes; both give the same bytes.",
-)
+@campaign_options
 def simulate(
     config: Path,
     output: Path | None,
@@ -38,6 +61,7 @@ def simulate(
     device: str,
     fft: str,
     writer: str,
+    repair: bool,
 ) -> None:
     """Fill the database of a campaign, on one process or under mpirun or srun.
 
@@ -51,21 +75,62 @@ def simulate(
       mpirun -n 2 hpctem simulate configs/au_on_carbon_thermal.yaml --limit 8 -o gold.hdf5
       srun --mpi=pmix hpctem simulate campaign.yaml --device cuda
       hpctem simulate campaign.yaml --volume 3/8
+      hpctem simulate campaign.yaml -o gold.hdf5 --repair
     """
+    _fill(None, config, output, limit, (device, fft, writer, volume, repair))
+
+
+@commands.command()
+@click.argument("parent", type=DATABASE)
+@click.argument("config", type=CONFIG)
+@campaign_options
+def image(
+    parent: Path,
+    config: Path,
+    output: Path | None,
+    limit: int | None,
+    volume: tuple[int, int] | None,
+    device: str,
+    fft: str,
+    writer: str,
+    repair: bool,
+) -> None:
+    """Form new images from the exit waves that a database holds, without simulating again.
+
+    PARENT was simulated with 'storage: {exit_waves: true}'. CONFIG is a campaign file with the same
+    structures, simulation and seed; imaging, labels and storage may differ. It runs, resumes
+    and shares its work as simulate does.
+
+    \b
+    Examples:
+      hpctem image au_on_carbon_thermal.hdf5 configs/au_on_carbon_dose_variation.yaml
+      mpirun -n 2 hpctem image gold.hdf5 aberrated.yaml -o aberrated.hdf5 --limit 8
+      hpctem image gold.v3of8.hdf5 aberrated.yaml --volume 3/8
+    """
+    _fill(parent, config, output, limit, (device, fft, writer, volume, repair))
+
+
+def _fill(
+    parent: Path | None, config: Path, output: Path | None, limit: int | None, options: Any
+) -> None:
+    """Fill a database from a campaign file, with the waves of `parent` where there is one."""
 
     def job(communicator: Any) -> None:
         # Also what is needed after the last structure, so that its absence is known now.
+        from functools import partial
+
         from hpctem.parallel import ProgressDisplay, listen_for_stop
         from hpctem.pictures import draw_database
+        from hpctem.reimaging import image
         from hpctem.simulate import Options, read_campaign, simulate
 
         stop = listen_for_stop()
         campaign = communicator.on_root(lambda: read_campaign(config, limit))
         display = ProgressDisplay(campaign.config.images)
-        path, summary = simulate(
-            campaign,
+        fill = partial(simulate, campaign) if parent is None else partial(image, campaign, parent)
+        path, summary = fill(
             output or Path(f"{campaign.config.campaign.name}.hdf5"),
-            Options(device, fft, writer, volume),
+            Options(*options),
             communicator,
             stop,
             display,
@@ -84,10 +149,12 @@ def simulate(
 
 
 def _leave_picture(draw: Callable[[Path, Path], Path], path: Path) -> None:
-    """Draw the contact sheet; that it cannot be written does not make the database incomplete."""
+    """Draw the contact sheet; that it cannot be made does not make the database incomplete."""
+    from hpctem.errors import HpctemError
+
     try:
         click.echo(f"contact sheet: {draw(path, path.with_name(path.name + '.png'))}")
-    except OSError as error:
+    except (OSError, HpctemError) as error:
         click.echo(f"no contact sheet: {error}", err=True)
 
 

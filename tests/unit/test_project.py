@@ -21,16 +21,32 @@ FLOW = (
     *("errors", "units", "sampling", "marked_yaml", "distributions", "sections", "config"),
     "backend",
     *("structures", "optics", "detection", "labels", "report"),
-    *("parallel", "database", "grids", "conditions", "tables", "campaign", "memory", "simulate"),
+    *(
+        "parallel",
+        "database",
+        "collection",
+        "subsets",
+        "grids",
+        "conditions",
+        "tables",
+        "campaign",
+        "memory",
+        "simulate",
+    ),
     *("reimaging", "export", "pictures", "summaries", "page", "calibration", "planning"),
     *("examinations", "doctor", "cli", "__main__"),
 )
+# The object of a notebook offers, as methods, what stands above it.
+METHODS = {"collection/collection.py": ("subsets", "pictures")}
 # Beyond the order: physics knows no campaign file (but for the recipes of structures) and no
 # processes, storage computes no physics.
 PHYSICS = ("structures", "optics", "detection", "labels")
 APART = {
     **{name: ("config", "sections") for name in ("optics", "detection", "labels", "report")},
-    "database": ("config", "sections", "sampling", "report", *PHYSICS),
+    **{
+        name: ("config", "sections", "sampling", "report", *PHYSICS)
+        for name in ("database", "collection", "subsets")
+    },
     "parallel": ("config", "sections", *PHYSICS),
 }
 # Imported where they are used, never when a module is: each costs time, or is not everywhere.
@@ -47,9 +63,9 @@ def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
     tree = ast.parse(path.read_text())
     inner = {
         node
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(outer)
+        for node in ast.walk(outer)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -60,6 +76,11 @@ def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
             yield node.module or "", node not in inner
             for alias in node.names:
                 yield f"{node.module}.{alias.name}", node not in inner
+
+
+def for_types(node: ast.AST) -> bool:
+    """Whether a block is there for type checkers alone and never runs."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def modules() -> list[Path]:
@@ -81,7 +102,7 @@ def unit_imports(path: Path) -> set[str]:
 def test_data_flows_one_way(path: Path) -> None:
     assert unit(path) in FLOW, f"give {unit(path)} its place in FLOW"
     before = FLOW[: FLOW.index(unit(path)) + 1]
-    for name in unit_imports(path):
+    for name in unit_imports(path) - set(METHODS.get(str(path.relative_to(PACKAGE)), ())):
         assert name in before, f"{path} imports {name}, which comes after {unit(path)}"
         assert name not in APART.get(unit(path), ()), f"{path} must not know {name}"
 
