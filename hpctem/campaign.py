@@ -22,11 +22,11 @@ from hpctem.config import Config
 from hpctem.detection.detector import Detector, detect
 from hpctem.detection.filters import crop, draw_crop, filter_median, integrate_pixels
 from hpctem.detection.mtf import MTF, ParametricMTF, TabulatedMTF
-from hpctem.errors import SampleError
+from hpctem.errors import DatabaseError, SampleError
 from hpctem.grids import Grids, choose_grids
 from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.electron import interaction_constant, wavelength
-from hpctem.optics.grid import Grid
+from hpctem.optics.grid import Grid, copy_frequencies
 from hpctem.optics.multislice import Multislice, exit_waves, plan_slices
 from hpctem.optics.potential import projected_potential
 from hpctem.optics.transfer import Imaging, form_images
@@ -114,20 +114,43 @@ class Experiment:
         )
 
 
-def compute_structure(experiment: Experiment, index: int) -> Rows:
+@dataclass(frozen=True)
+class StoredWaves:
+    """The exit waves of one structure, kept by an earlier campaign with the same structures.
+
+    waves   complex64 (waves of a structure, phonons, ny, nx)
+    atoms   digest of the atoms that they passed
+    """
+
+    waves: np.ndarray
+    atoms: bytes
+
+
+def compute_structure(
+    experiment: Experiment, index: int, stored: StoredWaves | None = None
+) -> Rows:
     """All rows of structure `index`: dataset path -> array whose first axis counts its rows.
 
-    Raises SampleError when the sample fails by its own nature.
+    With `stored` the images are formed from these waves and no wave passes the structure.
+
+    Raises SampleError when the sample fails by its own nature, DatabaseError when the stored waves
+    are those of other atoms.
     """
     config = experiment.config
     structure = experiment.structure(index)
+    if stored is not None and digest(structure) != stored.atoms:
+        raise DatabaseError(
+            f"the stored exit waves of structure {index} passed other atoms than this code samples "
+            "from the same seed: image them with the hpctem and numpy that simulated them"
+        )
     rows = tabulate_structure(structure)
     images: list[Rows] = []
     stored_waves = []
     for wave in range(config.waves):
         each = config.imaging.foci * config.imaging.images_per_focus
         taken = range(wave * each, (wave + 1) * each)
-        recorded, waves = compute_images(experiment, structure, index, taken)
+        kept = stored.waves[wave] if stored is not None else None
+        recorded, waves = compute_images(experiment, structure, index, taken, kept)
         images.extend(recorded)
         if waves is not None:
             stored_waves.append(waves)
@@ -142,16 +165,27 @@ def compute_structure(experiment: Experiment, index: int) -> Rows:
 
 
 def compute_images(
-    experiment: Experiment, structure: Structure, index: int, images: range
+    experiment: Experiment,
+    structure: Structure,
+    index: int,
+    images: range,
+    kept: np.ndarray | None = None,
 ) -> tuple[list[Rows], np.ndarray | None]:
     """Rows of some images of structure `index`, all of one exit wave.
 
+    `kept`: that wave of every phonon configuration, (P, ny, nx) complex64, where it is known.
     Also returns the wave of every phonon configuration, (P, ny, nx) complex64, where it is stored.
     """
     draw = DrawConditions(experiment.config, experiment.streams, index)
     wave = draw.wave_of(images.start)
     tilt = draw.tilt(wave)
-    waves, displaced = pass_wave(experiment, structure, index, wave, tilt)
+    displaced: np.ndarray | None = None
+    if kept is None:
+        waves, displaced = pass_wave(experiment, structure, index, wave, tilt)
+    else:
+        waves = coarsen_waves(kept, experiment.grids, experiment.backend)
+        if experiment.config.labels.mask.method != "projected_potential":
+            displaced = displace_atoms(experiment, structure, index, wave)
     stored = experiment.backend.copy_later(waves) if experiment.config.storage.exit_waves else None
     instances = label_particles(experiment, structure, displaced, tilt)
     recorded = list(image_wave(experiment, waves, structure.cell[2], instances, draw, images))
@@ -185,22 +219,49 @@ def pass_wave(
 
     Returns complex64 (P, ny, nx) at the exit plane on the image grid, and (P, n, 3) float64 A.
     """
+    displaced = displace_atoms(experiment, structure, index, wave)
+    return exit_waves_of(experiment, structure, displaced, structure.tags >= 0, tilt), displaced
+
+
+def displace_atoms(
+    experiment: Experiment, structure: Structure, index: int, wave: int
+) -> np.ndarray:
+    """The atoms in every phonon configuration of an exit wave: (P, n, 3) float64 A."""
     simulation = experiment.config.simulation
     if simulation.phonons is None:
-        displaced = structure.positions[None]
-    else:
-        displaced = np.stack(
-            [
-                structure.positions
-                + phonons.displacements(
-                    structure.numbers,
-                    experiment.rms,
-                    experiment.streams(f"phonon/{wave}/{configuration}", index),
-                )
-                for configuration in range(simulation.phonons.configurations)
-            ]
-        )
-    return exit_waves_of(experiment, structure, displaced, structure.tags >= 0, tilt), displaced
+        return structure.positions[None]
+    return np.stack(
+        [
+            structure.positions
+            + phonons.displacements(
+                structure.numbers,
+                experiment.rms,
+                experiment.streams(f"phonon/{wave}/{configuration}", index),
+            )
+            for configuration in range(simulation.phonons.configurations)
+        ]
+    )
+
+
+def coarsen_waves(waves: np.ndarray, grids: Grids, backend: Backend) -> Any:
+    """Stored exit waves on the grid of an exit wave that is as fine or coarser.
+
+    waves: complex64 (P, my, mx). Returns complex64 (P, ny, nx) on the backend: the same numbers
+    on the same grid; on a coarser one cropped in Fourier space to the circle of its Nyquist
+    frequency, as `exit_waves` does, the same to rounding.
+    """
+    waves = backend.asarray(waves)
+    if waves.shape[-2:] == grids.exit:
+        return waves
+    coarse = Grid(grids.exit, grids.extent)
+    ky, kx = coarse.frequencies()
+    circle = np.hypot(ky[:, None], kx[None, :]) < coarse.nyquist
+    # The scale of the two transforms: they count the pixels of different grids.
+    scale = grids.exit[0] * grids.exit[1] / (waves.shape[-2] * waves.shape[-1])
+    spectrum = backend.xp.zeros((len(waves), *grids.exit), dtype=np.complex64)
+    copy_frequencies(backend.fft2(waves), spectrum)
+    spectrum *= backend.asarray((circle * scale).astype(np.float32))
+    return backend.ifft2(spectrum)
 
 
 def exit_waves_of(
@@ -229,10 +290,14 @@ def exit_waves_of(
 def label_particles(
     experiment: Experiment,
     structure: Structure,
-    displaced: np.ndarray,
+    displaced: np.ndarray | None,
     tilt: tuple[float, float],
 ) -> Any:
-    """Which image pixel shows which particle: (ny, nx) uint8, 0 none, k particle k."""
+    """Which image pixel shows which particle: (ny, nx) uint8, 0 none, k particle k.
+
+    `displaced`: the atoms in every phonon configuration, (P, n, 3) float64 A, for the masks that
+    take a wave through the particle alone; that of the projected potential needs none.
+    """
     xp = experiment.backend.xp
     count = len(structure.particles)
     if count == 0:
@@ -250,7 +315,7 @@ def label_particles(
 def mask_particle(
     experiment: Experiment,
     structure: Structure,
-    displaced: np.ndarray,
+    displaced: np.ndarray | None,
     chosen: np.ndarray,
     tilt: tuple[float, float],
 ) -> tuple[Any, Any]:
@@ -270,6 +335,7 @@ def mask_particle(
     )
     if mask.method == "projected_potential":
         return labels.mask_by_phase_shift(phase, mask.threshold or DEFAULT_PHASE), phase
+    assert displaced is not None
     waves = exit_waves_of(experiment, structure, displaced, chosen, tilt)
     if mask.method == "phase":
         measured = labels.measure_wave_phase(

@@ -18,9 +18,11 @@ import numpy as np
 import hpctem
 from hpctem import tables
 from hpctem.backend import select_backend
-from hpctem.campaign import Experiment, compute_structure
+from hpctem.campaign import Experiment, StoredWaves, compute_structure
 from hpctem.config import Config, check_config, resolved
 from hpctem.database.fill import Summary, fill
+from hpctem.database.finish import outside_is_intact, read_marker, recall
+from hpctem.database.journal import journal_folder
 from hpctem.database.reader import Database, open_database
 from hpctem.database.schema import Layout, volume_path, volume_range
 from hpctem.database.segment import StructureRows, quarantine
@@ -135,9 +137,12 @@ def _locate(document: MarkedYaml, located: Mapping[str, str], limit: int | None)
             section = section[part]
         section[last] = path
     config = check_config(document)
-    if limit is None:
-        return config
-    structures = min(limit, config.campaign.structures)
+    return config if limit is None else limit_structures(config, limit)
+
+
+def limit_structures(config: Config, most: int) -> Config:
+    """The config with at most so many structures."""
+    structures = min(most, config.campaign.structures)
     campaign = config.campaign.model_copy(update={"structures": structures})
     return config.model_copy(update={"campaign": campaign})
 
@@ -169,14 +174,34 @@ def check_campaign(config: Config) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The database whose exit waves are imaged.
+
+    structures   campaign indices of those that are imaged
+    text         JSON that says which database it is
+    digest       of the rows that are read from it, and of the plan that made them
+    read_waves   campaign index -> exit waves; SampleError where it holds none; picklable
+    """
+
+    structures: range
+    text: str
+    digest: str
+    read_waves: Callable[[int], StoredWaves]
+
+
 @dataclass
 class ComputeRows:
-    """Structure index -> its rows; picklable, so that a child process can compute alone."""
+    """Structure index -> its rows; picklable, so that a child process can compute alone.
+
+    With `read_waves` the images are formed from stored exit waves.
+    """
 
     config: Config
     device: str
     local_rank: int
     fft: str
+    read_waves: Callable[[int], StoredWaves] | None = None
     _experiment: Experiment | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,21 +218,31 @@ class ComputeRows:
     def __call__(self, index: int) -> StructureRows:
         """Rows of one structure; one that fails by its own nature comes back quarantined."""
         try:
-            return StructureRows(compute_structure(self.experiment, index))
+            stored = self.read_waves(index) if self.read_waves is not None else None
+            return StructureRows(compute_structure(self.experiment, index, stored))
         except SAMPLE_ERRORS as error:
             if isinstance(error, SampleError):
                 return quarantine(str(error))
             return quarantine(f"{type(error).__name__}: {error}")
 
 
-def lay_out(campaign: CampaignFile, experiment: Experiment, structures: range) -> Layout:
-    """The layout of the database that holds a range of the campaign's structures."""
+def lay_out(
+    campaign: CampaignFile,
+    experiment: Experiment,
+    structures: range,
+    parent: Mapping[str, str] | None = None,
+) -> Layout:
+    """The layout of the database that holds a range of the campaign's structures.
+
+    `parent`: the text that names the database whose exit waves are imaged, by the name `parent`.
+    """
     texts = {
         "config": campaign.text,
         "config_hash": campaign.hash,
         "resolved_config": json.dumps(campaign.description, sort_keys=True, indent=1),
         "inputs": json.dumps(dict(campaign.inputs)),
         "hpctem_version": hpctem.__version__,
+        **(parent or {}),
     }
     return tables.plan_layout(
         campaign.config,
@@ -243,12 +278,16 @@ def _digest_code() -> str:
 
 @dataclass(frozen=True)
 class Options:
-    """How a campaign runs; none of it changes a result but the kind of device and FFT."""
+    """How a campaign runs; none of it changes a result but the kind of device and FFT.
+
+    repair   first find what is damaged in the database that is there, then compute that again
+    """
 
     device: str = "auto"
     fft: str = "auto"
     writer: str = "auto"
     volume: tuple[int, int] | None = None
+    repair: bool = False
 
 
 def simulate(
@@ -259,25 +298,31 @@ def simulate(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Progress], None] | None = None,
     interval: float = 30.0,
+    parent: Parent | None = None,
 ) -> tuple[Path, Summary]:
     """Fill the database of a campaign, or of one volume of it; all ranks call it.
 
-    Resumes what is there. Returns the path of the database and what it holds. Raises ConfigError
-    before any work for what can be known, DatabaseError when the database belongs to another
-    campaign or job, MachineError when too many samples fail or the machine does.
+    With `parent` the images are formed from its exit waves (see `hpctem.reimaging`). Resumes what
+    is there. Returns the path of the database and what it holds. Raises ConfigError before any work
+    for what can be known, DatabaseError when the database belongs to another campaign or job,
+    MachineError when too many samples fail or the machine does.
     """
     config = campaign.config
     communicator.on_root(lambda: check_campaign(config))
-    structures = range(config.campaign.structures)
+    structures = choose_structures(config, options.volume)
+    if parent is not None:
+        structures = parent.structures
     if options.volume is not None:
-        structures = volume_range(len(structures), *options.volume)
         path = volume_path(path, *options.volume)
-    compute = ComputeRows(config, options.device, communicator.local_rank, options.fft)
+    read_waves = parent.read_waves if parent is not None else None
+    compute = ComputeRows(config, options.device, communicator.local_rank, options.fft, read_waves)
     experiment = compute.experiment
     identity = identify(campaign, experiment)
+    if parent is not None:
+        identity["parent"] = parent.digest
     _require_same_machines(communicator, identity)
-    campaign = communicator.on_root(lambda: _keep_stored_text(campaign, path))
-    layout = lay_out(campaign, experiment, structures)
+    kept, texts = communicator.on_root(lambda: _keep_stored_text(campaign, path, parent, options))
+    layout = lay_out(kept, experiment, structures, texts)
     _require_memory(communicator, experiment, layout)
     limit = config.campaign.quarantine_limit * len(structures)
 
@@ -302,19 +347,49 @@ def simulate(
         stop=stop,
         progress=watch,
         interval=interval,
+        repair=options.repair,
     )
     return path, summary
 
 
-def _keep_stored_text(campaign: CampaignFile, path: Path) -> CampaignFile:
-    """The campaign with the text that an earlier run stored, where only comments differ."""
+def choose_structures(config: Config, volume: tuple[int, int] | None) -> range:
+    """The campaign's structures, or those of one volume (k, n) of it."""
+    if volume is None:
+        return range(config.campaign.structures)
+    return volume_range(config.campaign.structures, *volume)
+
+
+def _keep_stored_text(
+    campaign: CampaignFile, path: Path, parent: Parent | None, options: Options
+) -> tuple[CampaignFile, dict[str, str]]:
+    """The texts that an earlier run stored, where only comments or the parent's name differ."""
+    texts = {"parent": parent.text} if parent is not None else {}
     if not path.exists():
-        return campaign
+        return campaign, texts
+    try:
+        stored = _read_texts(path)
+    except DatabaseError:
+        if not options.repair:
+            raise
+        return campaign, texts
+    if stored.get("config_hash") == campaign.hash:
+        inputs = json.loads(stored["inputs"])
+        campaign = CampaignFile(stored["config"], campaign.config, inputs)
+    if parent is not None and "parent" in stored:
+        one, other = (json.loads(text) | {"file": ""} for text in (stored["parent"], parent.text))
+        if one == other:
+            texts = {"parent": stored["parent"]}
+    return campaign, texts
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    """The campaign texts of a database; of one damaged outside its rows from its marker."""
+    marker = read_marker(journal_folder(path))
+    if marker is not None and not outside_is_intact(path, marker):
+        remembered = recall(marker)
+        return dict(remembered.layout.campaign) if remembered is not None else {}
     with open_database(path) as database:
-        texts = database.campaign
-    if texts.get("config_hash") != campaign.hash:
-        return campaign
-    return CampaignFile(texts["config"], campaign.config, json.loads(texts["inputs"]))
+        return database.campaign
 
 
 def _require_same_machines(communicator: Communicator, identity: Mapping[str, str]) -> None:
@@ -351,15 +426,14 @@ def _require_memory(communicator: Communicator, experiment: Experiment, layout: 
 
 
 def rebuild_structure(database: Database, row: int) -> Structure:
-    """The atoms of the structure that image row `row` shows, bit for bit, from the seed.
+    """The atoms of the structure that the file's image row `row` shows, bit for bit, from the seed.
 
-    Raises DatabaseError when the row does not exist or the atoms' digest is not the stored one.
+    Raises DatabaseError when the row does not exist, is not committed or is quarantined (with the
+    reason), or when the atoms' digest is not the stored one.
     """
-    rows = database.rows("images")
-    if not 0 <= row < len(rows):
-        raise DatabaseError(f"{database.path} has no image row {row}: 0 to {len(rows) - 1}")
-    place = int(database.structure_of("images", rows[row : row + 1])[0])
-    stored = bytes(database.file["/entry/structures/atoms_digest"][place])
+    database.require("images", np.array([row]))
+    place = int(database.structure_of("images", np.array(row)))
+    stored = database.stored("/entry/structures/atoms_digest", np.array([place]))[0].tobytes()
     with reopen_campaign(database) as campaign:
         experiment = Experiment(campaign.config, select_backend("cpu"))
         structure = experiment.structure(database.layout.first_structure + place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,14 @@ import numpy as np
 
 from hpctem.database.background import Committer, Monitor
 from hpctem.database.create import create
-from hpctem.database.finish import MARKER, find_bad_rows, is_marked, read_commits, write_marker
+from hpctem.database.finish import (
+    MARKER,
+    find_bad_rows,
+    is_marked,
+    read_commits,
+    require_intact_outside,
+    write_marker,
+)
 from hpctem.database.isolate import compute_alone
 from hpctem.database.journal import (
     Journal,
@@ -26,11 +33,13 @@ from hpctem.database.journal import (
     wait_for_writers,
 )
 from hpctem.database.lock import hold_lock
+from hpctem.database.pace import record_pace
 from hpctem.database.plan import compare_plans, plan_key, write_plan
 from hpctem.database.reader import open_file, read_plan
+from hpctem.database.repair import forget, take_up_damaged
 from hpctem.database.schema import PENDING, STATUS_PATH, Layout
 from hpctem.database.segment import StructureRows, empty_block, place_rows
-from hpctem.database.writer import open_writer
+from hpctem.database.writer import open_writer, read_offsets
 from hpctem.errors import DatabaseError, MachineError
 from hpctem.parallel import Communicator, Progress, share_cyclically
 
@@ -57,13 +66,17 @@ class _Job:
 
     path: Path
     layout: Layout
-    key: bytes
+    plan: str
     compute: Callable[[int], StructureRows]
     communicator: Communicator
     writer: str
     stop: Callable[[], bool]
     progress: Callable[[Progress], None] | None
     interval: float
+
+    @property
+    def key(self) -> bytes:
+        return plan_key(self.plan)
 
     @property
     def folder(self) -> Path:
@@ -82,6 +95,7 @@ def fill(
     progress: Callable[[Progress], None] | None = None,
     interval: float = 30.0,
     patience: float = 5.0,
+    repair: bool = False,
 ) -> Summary:
     """Compute and commit every structure that is not yet in the database; all ranks call it.
 
@@ -93,6 +107,8 @@ def fill(
     progress   called on rank 0 in a thread every `interval` seconds and at the end; what it raises
                is raised on all ranks once their segments are committed (too many quarantined)
     patience   seconds to wait for the end of an earlier job
+    repair     first put right the bytes outside the rows, read every committed row back, and take
+               the segments that do not agree as not committed
 
     Run it inside `abort_on_error`: an error on one rank must end the others.
 
@@ -104,20 +120,29 @@ def fill(
     """
     communicator = communicator or Communicator()
     plan = write_plan(layout, identity)
-    job = _Job(
-        Path(path), layout, plan_key(plan), compute, communicator, writer, stop, progress, interval
-    )
+    job = _Job(Path(path), layout, plan, compute, communicator, writer, stop, progress, interval)
     with ExitStack() as held:
 
         def begin() -> tuple[Journals, bool]:
-            if job.path.exists():  # what is refused leaves no folder behind
-                _take_up(job, plan)
+            if repair and not job.path.exists():
+                raise DatabaseError(f"there is no database {job.path} to repair")
+            if job.path.exists() and not repair:  # what is refused leaves no folder behind
+                _take_up(job)
             _make_folder(job.folder)
             held.enter_context(hold_lock(job.folder, patience))
             wait_for_writers(job.folder, patience)
-            return _prepare(job, identity, plan)
+            if repair:
+                return take_up_damaged(job.path, job.folder, layout, plan), False
+            return _prepare(job, identity)
 
         journals, complete = communicator.on_root(begin)
+        whole: set[int] = set()
+        if repair:
+            bad = _check_segments(job, journals, set(journals.commits))
+            whole = set(journals.commits) - set(bad)
+            journals, complete = communicator.on_root(
+                partial(forget, job.path, job.folder, layout, plan, journals, bad)
+            )
         for _ in range(2):
             if complete:
                 return _summarise(layout, journals, True)
@@ -126,7 +151,7 @@ def fill(
                 return _summarise(layout, journals, False)
             if communicator.rank == 0:
                 log.info("%s: everything is committed and is now read back", path)
-            bad = _check_all(job, journals)
+            bad = _check_segments(job, journals, set(range(layout.segments)) - whole)
             journals, complete = communicator.on_root(partial(_finish, job, journals, bad))
         if complete:
             return _summarise(layout, journals, True)
@@ -142,13 +167,13 @@ def _make_folder(folder: Path) -> None:
         raise MachineError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _prepare(job: _Job, identity: Mapping[str, str], plan: str) -> tuple[Journals, bool]:
+def _prepare(job: _Job, identity: Mapping[str, str]) -> tuple[Journals, bool]:
     """Rank 0: make the database or take up an earlier one; all earlier journals become one."""
     if not job.path.exists():
         (job.folder / MARKER).unlink(missing_ok=True)
         remove_journals(job.folder)
         create(job.path, job.layout, identity)
-    journals, complete = _take_up(job, plan)
+    journals, complete = _take_up(job)
     if complete:
         return journals, True
     if not journals.known:
@@ -161,7 +186,7 @@ def _prepare(job: _Job, identity: Mapping[str, str], plan: str) -> tuple[Journal
     return journals, False
 
 
-def _take_up(job: _Job, plan: str) -> tuple[Journals, bool]:
+def _take_up(job: _Job) -> tuple[Journals, bool]:
     """What file and folder say together, changing neither; True where they are marked complete.
 
     It is asked without the lock as well: the status is read before the journals, which then know
@@ -169,8 +194,9 @@ def _take_up(job: _Job, plan: str) -> tuple[Journals, bool]:
 
     Raises DatabaseError when the job cannot go on with them.
     """
+    require_intact_outside(job.path)
     with open_file(job.path) as file:
-        differences = compare_plans(read_plan(file), plan)
+        differences = compare_plans(read_plan(file), job.plan)
         if differences:
             raise DatabaseError(
                 f"{job.path} was begun with another plan and cannot be continued with this one:\n  "
@@ -215,7 +241,7 @@ def _run(job: _Job, journals: Journals) -> Journals:
     communicator.barrier()
     monitor = Monitor(
         JournalWatch(job.folder, journals.run, job.key, journal),
-        job.progress if communicator.rank == 0 else None,
+        record_pace(job.folder, journals.run, job.progress) if communicator.rank == 0 else None,
         job.interval,
         Progress(
             before=layout.structures - sum(shares),
@@ -281,19 +307,28 @@ def _compute_segment(
     return block, quarantined
 
 
-def _check_all(job: _Job, journals: Journals) -> set[int]:
-    """Segments that do not read back as they were committed; every rank checks its share."""
-    mine = range(job.communicator.rank, job.layout.segments, job.communicator.size)
-    bad = set(find_bad_rows(job.path, job.layout, mine, journals.commits))
-    job.communicator.barrier()
-    return set().union(*job.communicator.allgather(bad))
+def _check_segments(
+    job: _Job, journals: Journals, segments: Collection[int]
+) -> dict[int, list[tuple[str, int]]]:
+    """Segments that do not read back as they were committed, with their bad (table, row) pairs.
+
+    Every rank checks its share of `segments`.
+    """
+    communicator = job.communicator
+    offsets = communicator.on_root(lambda: read_offsets(job.path, job.layout))
+    mine = share_cyclically(sorted(segments), communicator)
+    found = find_bad_rows(job.path, job.layout, offsets, mine, journals.commits)
+    communicator.barrier()
+    return {
+        segment: rows for part in communicator.allgather(found) for segment, rows in part.items()
+    }
 
 
-def _finish(job: _Job, journals: Journals, bad: set[int]) -> tuple[Journals, bool]:
+def _finish(job: _Job, journals: Journals, bad: Collection[int]) -> tuple[Journals, bool]:
     """Rank 0: mark the database complete, or forget the bad segments so that they are computed."""
     if not bad:
         quarantined = sum(count for _, count in journals.commits.values())
-        write_marker(job.path, job.layout, job.folder, job.key, quarantined)
+        write_marker(job.path, job.layout, job.folder, job.plan, quarantined)
         return journals, True
     log.warning("%d segments do not read back as written; computed again", len(bad))
     for segment in bad:

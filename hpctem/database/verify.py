@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from hpctem.database.finish import find_bad_rows, outside_is_intact, read_marker
+from hpctem.database.finish import find_bad_rows, outside_is_intact, read_marker, recall
 from hpctem.database.journal import journal_folder, read_journals
 from hpctem.database.plan import plan_key
-from hpctem.database.reader import open_database, read_plan
+from hpctem.database.reader import open_database
 from hpctem.database.schema import Layout
-from hpctem.errors import DatabaseError
 from hpctem.parallel import Communicator, share_cyclically
 
 
@@ -26,6 +26,7 @@ class Verification:
     bad        (table, file row) whose bytes are not what was computed
     outside    None where nothing tells (not marked: unfinished, or copied without its folder); else
                whether the bytes outside the rows are intact
+    layout     of the database, with the campaign's texts; None where nothing whole tells of it
     """
 
     complete: bool
@@ -33,6 +34,7 @@ class Verification:
     rows: int
     bad: tuple[tuple[str, int], ...]
     outside: bool | None
+    layout: Layout | None = field(repr=False, compare=False, default=None)
 
     @property
     def damaged(self) -> bool:
@@ -52,7 +54,8 @@ class _Start:
     complete: bool
     marked: bool
     outside: bool | None
-    layout: Layout
+    layout: Layout | None
+    offsets: Mapping[str, int]
     segments: list[int]
     commits: dict[int, tuple[bytes, int]]
 
@@ -60,35 +63,21 @@ class _Start:
 def verify(path: str | Path, communicator: Communicator | None = None) -> Verification:
     """Recompute the digest of every committed row, and of all bytes outside the rows.
 
-    All ranks call it and get the same answer; each reads its share of the segments.
+    All ranks call it and get the same answer; each reads its share of the segments. A database with
+    its marker that is damaged outside its rows is never opened by HDF5, which might crash: its rows
+    are found by what the marker keeps.
 
-    Raises DatabaseError when the file is foreign or cut, or damaged outside its rows so that
-    it cannot be read at all.
+    Raises DatabaseError when the file is missing or foreign, or, without a marker, damaged outside
+    its rows so that it cannot be read at all.
     """
     communicator = communicator or Communicator()
     path = Path(path)
-    folder = journal_folder(path)
-
-    def begin() -> _Start:
-        # The marker is believed without comparing plans: the plan itself may be what is damaged.
-        marker = read_marker(folder)
-        outside = outside_is_intact(path, marker) if marker and path.exists() else None
-        try:
-            with open_database(path) as database:
-                complete, layout = database.complete, database.layout
-                starts = range(0, layout.structures, layout.structures_per_segment)
-                segments = np.flatnonzero(database.committed[starts]).tolist()
-                plan = read_plan(database.file)
-        except DatabaseError as error:
-            if outside is False:
-                raise DatabaseError(f"bytes outside the rows are damaged: {error}") from error
-            raise
-        commits = read_journals(folder, plan_key(plan)).commits
-        return _Start(complete, marker is not None, outside, layout, segments, commits)
-
-    start = communicator.on_root(begin)
+    start = communicator.on_root(lambda: _begin(path))
     layout, segments = start.layout, start.segments
-    found = find_bad_rows(path, layout, share_cyclically(segments, communicator), start.commits)
+    if layout is None:
+        return Verification(True, True, 0, (), False)
+    mine = share_cyclically(segments, communicator)
+    found = find_bad_rows(path, layout, start.offsets, mine, start.commits)
     communicator.barrier()
     bad = sorted(
         row for part in communicator.allgather(found) for rows in part.values() for row in rows
@@ -98,4 +87,30 @@ def verify(path: str | Path, communicator: Communicator | None = None) -> Verifi
         for segment in segments
         for table in layout.tables
     )
-    return Verification(start.complete, start.marked, checked, tuple(bad), start.outside)
+    return Verification(start.complete, start.marked, checked, tuple(bad), start.outside, layout)
+
+
+def _begin(path: Path) -> _Start:
+    folder = journal_folder(path)
+    # The marker is believed without comparing plans: the plan itself may be what is damaged.
+    marker = read_marker(folder)
+    if marker is not None and path.exists() and not outside_is_intact(path, marker):
+        remembered = recall(marker)
+        if remembered is None:
+            return _Start(True, True, False, None, {}, [], {})
+        layout, key = remembered.layout, plan_key(remembered.plan)
+        commits = read_journals(folder, key).commits
+        segments = list(range(layout.segments))
+        return _Start(True, True, False, layout, remembered.offsets, segments, commits)
+    with open_database(path) as database:
+        layout = database.layout
+        starts = range(0, layout.structures, layout.structures_per_segment)
+        return _Start(
+            complete=database.complete,
+            marked=marker is not None,
+            outside=None if marker is None else True,
+            layout=layout,
+            offsets=database.offsets,
+            segments=np.flatnonzero(database.committed[starts]).tolist(),
+            commits=read_journals(folder, database.key).commits,
+        )
