@@ -1,0 +1,55 @@
+"""EMD 0.2, the Berkeley (NCEM) layout: a group of data with one calibrated dim for each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+
+from hpctem.export.plan import Choice, Form, Shard
+from hpctem.export.stacks import list_axes, write_columns, write_stack, write_values
+from hpctem.parallel import Communicator
+
+DATASETS = ("/data/images/data", "/data/labels/data")
+
+
+def write_emd(
+    path: Path,
+    shard: Shard,
+    form: Form,
+    choice: Choice,
+    texts: Mapping[str, str],
+    communicator: Communicator,
+) -> None:
+    """The file of one shard; all ranks call it. `texts` become attributes of /comments.
+
+    dim1 counts the images, dim2 is y, dim3 is x, in nm where all pixels have the same size. Columns
+    are datasets of /metadata, one value for each image.
+    """
+
+    def describe(file: h5py.File) -> None:
+        file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
+        for name in DATASETS[: 1 + form.labels]:
+            group = file[name].parent
+            group.attrs["emd_group_type"] = 1
+            axes = list_axes(shard, form, file[name].shape)
+            for number, (axis, values, measured) in enumerate(axes, 1):
+                values = values / 10 if measured else values
+                attributes = {"name": axis, "units": "[n_m]" if measured else ""}
+                write_values(file, f"{group.name}/dim{number}", values, attributes)
+        write_columns(file, shard, {"images": "/metadata", "structures": "/metadata/structures"})
+        for group_name in ("microscope", "sample", "user", "comments"):
+            file.require_group(group_name)
+        for name, text in texts.items():
+            _attach(file["comments"], name, text)
+
+    write_stack(path, shard, form, choice.compress, DATASETS, describe, communicator)
+
+
+def _attach(group: h5py.Group, name: str, text: str) -> None:
+    """A text attribute; what is too long for one (64 KiB) is cut at a line."""
+    raw = text.encode()
+    if len(raw) > 60_000:
+        text = raw[:60_000].decode("utf-8", "ignore").rpartition("\n")[0]
+    group.attrs[name] = text

@@ -1,0 +1,247 @@
+"""An export from beginning to end: plan, write at all ranks, describe, put it in its place.
+
+Everything is written into TARGET.exporting, which becomes TARGET when it is whole. What an
+interrupted export left there is removed by the next one, which begins anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpctem.database.create import gib, sync_folder
+from hpctem.database.lock import hold_lock
+from hpctem.errors import ConfigError
+from hpctem.export.croissant import About
+from hpctem.export.description import (
+    FORMAT,
+    REQUEST,
+    describe_request,
+    tell_campaigns,
+    write_descriptions,
+)
+from hpctem.export.emd import write_emd
+from hpctem.export.files import Written, check_room, name_failures, open_new, read_back
+from hpctem.export.metadata import image_path
+from hpctem.export.nexus import write_nexus
+from hpctem.export.plan import FORMATS, Choice, Form, Part, Shard, plan_form, plan_shards
+from hpctem.export.rasters import write_png, write_tiff
+from hpctem.export.records import Record, read_records
+from hpctem.export.tfrecord import write_tfrecord
+from hpctem.export.webdataset import write_webdataset
+from hpctem.parallel import Communicator, share_cyclically
+
+# TIFF and PNG files are shared among the ranks in groups of so many.
+FILES_AT_ONCE = 64
+STACKS = {"hdf5": write_nexus, "emd": write_emd}
+STREAMS = {"tfrecord": write_tfrecord, "webdataset": write_webdataset}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an export holds.
+
+    images   number of images of each part
+    files    number of files, tables and descriptions included
+    size     bytes of all files
+    present  the same export was there already, nothing was written
+    scale    (low, high) that became 0 and 65535, None where values are as stored
+    labels   whether masks were exported
+    """
+
+    images: Mapping[str, int]
+    files: int
+    size: int
+    present: bool
+    scale: tuple[float, float] | None
+    labels: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    form: Form
+    request: str
+    present: bool
+
+
+def export(
+    parts: Sequence[Part],
+    target: str | Path,
+    choice: Choice,
+    about: About | None = None,
+    origin: Mapping[str, Any] | None = None,
+    communicator: Communicator | None = None,
+) -> Summary:
+    """Write parts of databases as files of another format into the new folder `target`.
+
+    All ranks call it with the same parts; the bytes of every file are the same at any number.
+    `origin` is kept in export.json, it says how the rows were chosen. Where `target` is this very
+    export already, nothing is done.
+
+    Raises ConfigError when the target is something else, for an empty part and for what the format
+    cannot hold, MachineError when the disk is full or fails; nothing stays under the target's name.
+    """
+    communicator = communicator or Communicator()
+    target, about = Path(target).absolute(), about or About()
+    working = target.with_name(target.name + ".exporting")
+    shown = communicator.on_root(lambda: _plan(parts, target, choice, about, origin or {}))
+    form = shown.form
+    shards = plan_shards(parts, choice, form)
+    if not shown.present:
+        with ExitStack() as stack, name_failures(target):
+            if communicator.rank == 0:
+                stack.enter_context(_hold(working))
+            communicator.barrier()
+            stack.enter_context(_remove_on_failure(working))
+            mine = _write_images(working, shards, choice, form, communicator)
+            gathered = communicator.gather(mine)
+            if gathered is not None:
+                written = sorted((w for part in gathered for w in part), key=lambda w: w.path)
+                write_descriptions(working, shards, choice, form, about, shown.request, written)
+            if communicator.local_rank == 0:
+                os.sync()
+            communicator.barrier()
+            if communicator.rank == 0:
+                (working / "lock").unlink()
+                os.rename(working, target)
+                sync_folder(target.parent)
+    return communicator.on_root(lambda: _summarize(parts, target, form, shown.present))
+
+
+def _plan(
+    parts: Sequence[Part], target: Path, choice: Choice, about: About, origin: Mapping[str, Any]
+) -> _Plan:
+    form = plan_form(parts, choice)
+    request = describe_request(parts, choice, form, about, origin)
+    empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if empty or not (target.exists() or target.is_symlink()):
+        with name_failures(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if choice.compress == "none" and form.shape is not None:
+                pixel = form.dtype.itemsize + form.labels
+                total = sum(len(part.collection) for part in parts)
+                check_room(target.parent, total * pixel * int(np.prod(form.shape)))
+        return _Plan(form, request, False)
+    try:
+        found = (target / REQUEST).read_text()
+    except (OSError, UnicodeDecodeError):
+        found = ""
+    if found == request:
+        return _Plan(form, request, True)
+    what = "holds another export" if FORMAT in found else "exists and is no export of hpctem"
+    raise ConfigError(f"{target} {what}: name another folder with -o, or remove this one")
+
+
+@contextmanager
+def _hold(working: Path) -> Iterator[None]:
+    """The folder to write in, empty but for the lock that keeps a second export out."""
+    if working.exists() and not (working / "lock").is_file():
+        raise ConfigError(f"{working} is in the way, and hpctem did not make it: remove it")
+    working.mkdir(exist_ok=True)
+    with hold_lock(working):
+        for path in working.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+        yield
+
+
+@contextmanager
+def _remove_on_failure(working: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+
+
+def _write_images(
+    folder: Path, shards: Sequence[Shard], choice: Choice, form: Form, communicator: Communicator
+) -> list[Written]:
+    """Write this rank's share of the images; returns the files it wrote."""
+    kind = FORMATS[choice.format].kind
+    if kind == "stack":
+        return _write_stacks(folder, shards, choice, form, communicator)
+    written: list[Written] = []
+    if kind == "shard":
+        for shard in share_cyclically(shards, communicator):
+            records = read_records(shard.part, shard.start, shard.stop, form)
+            with open_new(folder / shard.path, choice.compress == "gzip") as stream:
+                STREAMS[choice.format](stream, records)
+            written.append(read_back(folder, shard.path, image=True))
+        return written
+    for group in share_cyclically(list(_cut(shards, FILES_AT_ONCE)), communicator):
+        for record in read_records(group.part, group.start, group.stop, form):
+            written += _write_files(folder, group, record, choice, form)
+    return written
+
+
+def _write_stacks(
+    folder: Path, shards: Sequence[Shard], choice: Choice, form: Form, communicator: Communicator
+) -> list[Written]:
+    written = []
+    for shard in shards:
+        if communicator.rank == 0:
+            (folder / shard.path).parent.mkdir(parents=True, exist_ok=True)
+        texts = tell_campaigns(shard.part, form)
+        STACKS[choice.format](folder / shard.path, shard, form, choice, texts, communicator)
+        if communicator.rank == 0:
+            written.append(read_back(folder, shard.path, image=True))
+    return written
+
+
+def _cut(shards: Sequence[Shard], length: int) -> Iterator[Shard]:
+    for shard in shards:
+        for start in range(shard.start, shard.stop, length):
+            yield replace(shard, start=start, stop=min(start + length, shard.stop))
+
+
+def _write_files(
+    folder: Path, shard: Shard, record: Record, choice: Choice, form: Form
+) -> list[Written]:
+    """The image and its mask as files of the same name in two folders."""
+    height, width = record.steps
+    notes = {"key": record.key, "pixel_size": f"{width:.10g} x {height:.10g} angstrom"}
+    if form.scale is not None:
+        notes["stored_range"] = f"{form.scale[0]:.10g} {form.scale[1]:.10g}"
+    pixels = {"images": record.image}
+    if record.label is not None:
+        pixels["labels"] = record.label
+    written = []
+    for name, image in pixels.items():
+        path = image_path(shard, record.key, choice, name)
+        with open_new(folder / path) as stream:
+            if choice.format == "png":
+                write_png(stream, image, notes)
+            else:
+                write_tiff(stream, image, record.steps, notes, choice.compress == "gzip")
+        written.append(read_back(folder, path, image=True))
+    return written
+
+
+def _summarize(parts: Sequence[Part], target: Path, form: Form, present: bool) -> Summary:
+    sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
+    images = {part.name: len(part.collection) for part in parts}
+    return Summary(images, len(sizes), sum(sizes), present, form.scale, form.labels)
+
+
+def format_summary(target: Path, kind: str, found: Summary) -> str:
+    """What was exported, for people."""
+    if found.present:
+        return f"{target}: the same export is there already, nothing was written"
+    images = ", ".join(f"{count} {name or 'images'}" for name, count in found.images.items())
+    lines = [f"{target}: {images} as {kind}, {found.files} files, {gib(found.size)}"]
+    if found.scale is not None:
+        low, high = found.scale
+        lines.append(f"{low:.10g} became 0 and {high:.10g} became 65535, in all images")
+    if not found.labels:
+        lines.append("without labels: not all of the databases hold some")
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""The columns of all exported images as one table, in Parquet and in CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from hpctem.export.plan import FORMATS, Choice, Form, Shard, make_keys
+from hpctem.export.records import read_columns
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_AT_ONCE = 65536
+PARQUET, CSV = "metadata.parquet", "metadata.csv"
+# What the table says beside the columns of the database: name -> description.
+OWN = {
+    "part": "part of the subset",
+    "key": "name of the image in the export: campaign and row",
+    "file": "file that holds the image",
+    "index": "place of the image in that file",
+}
+
+
+def write_metadata(folder: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> None:
+    """Write both tables, images in the order of the shards; read in parts of 65,536 images."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    parquet: Any = None
+    csv: Any = None
+    try:
+        for table in _read_tables(shards, choice, form):
+            if parquet is None:
+                parquet = pa.parquet.ParquetWriter(folder / PARQUET, table.schema)
+                csv = pa.csv.CSVWriter(folder / CSV, _flatten(table).schema)
+            parquet.write_table(table)
+            csv.write_table(_flatten(table))
+    finally:
+        for writer in (parquet, csv):
+            if writer is not None:
+                writer.close()
+
+
+def image_path(shard: Shard, key: str, choice: Choice, folder: str = "images") -> PurePosixPath:
+    """The file of an image (or, with 'labels', of its mask) in the export."""
+    form = FORMATS[choice.format]
+    if form.kind != "file":
+        return shard.path
+    part = PurePosixPath(shard.part.name)
+    return part / folder / shard.path.relative_to(part) / f"{key}{form.suffix}"
+
+
+def _read_tables(shards: Sequence[Shard], choice: Choice, form: Form) -> Iterator[pyarrow.Table]:
+    for shard in shards:
+        for start in range(shard.start, shard.stop, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, shard.stop)
+            yield _make_table(shard, start, stop, choice, form)
+
+
+def _make_table(shard: Shard, start: int, stop: int, choice: Choice, form: Form) -> pyarrow.Table:
+    import pyarrow as pa
+
+    keys = make_keys(shard.part, form, start, stop)
+    single = FORMATS[choice.format].kind == "file"
+    columns = read_columns(shard.part, start, stop)
+    places = [0] * len(keys) if single else range(start - shard.start, stop - shard.start)
+    own = {
+        "part": pa.array([shard.part.name] * len(keys), pa.string()),
+        "key": pa.array(keys, pa.string()),
+        "file": pa.array([str(image_path(shard, key, choice)) for key in keys], pa.string()),
+        "index": pa.array(places, pa.int64()),
+    }
+    described = shard.part.collection.columns
+    fields = [pa.field(n, a.type, metadata={"description": OWN[n]}) for n, a in own.items()]
+    for item in columns.schema:
+        column = described[item.name]
+        notes = {"units": column.units, "description": column.description}
+        kind = pa.string() if pa.types.is_dictionary(item.type) else item.type
+        fields.append(pa.field(item.name, kind, metadata=notes))
+    arrays = [*own.values(), *columns.columns]
+    cast = [a.cast(f.type) for a, f in zip(arrays, fields, strict=True)]
+    return pa.Table.from_arrays(cast, schema=pa.schema(fields))
+
+
+def _flatten(table: pyarrow.Table) -> pyarrow.Table:
+    """Vectors as text, which is all that CSV has: bytes in hexadecimal, numbers with spaces."""
+    import pyarrow as pa
+
+    for number, item in enumerate(table.schema):
+        if pa.types.is_list(item.type) or pa.types.is_fixed_size_list(item.type):
+            whole = item.type.value_type == pa.uint8()
+            texts = [
+                None if v is None else (bytes(v).hex() if whole else " ".join(map(repr, v)))
+                for v in table.column(number).to_pylist()
+            ]
+            table = table.set_column(number, item.name, pa.array(texts, pa.string()))
+    return table
