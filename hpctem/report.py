@@ -5,6 +5,7 @@ Takes arrays and numbers, not a database, so that a preview draws with it before
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from hpctem.errors import ConfigError
 
 MOST_IMAGES = 64
 TILE_INCHES = 2.6
+TILE_QUALITY = 80
 LINE_INCHES = 0.155
 LETTER_INCHES = 0.062
 THUMBNAIL_INCHES = 0.72
@@ -23,7 +25,13 @@ THUMBNAIL_INCHES = 0.72
 DARKEST, BRIGHTEST = 0.5, 99.5
 # One colour per particle, told apart by colour-blind readers (Okabe & Ito 2008), on grey.
 OUTLINES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
-SHOWN_AS = {"1/A": (10.0, "1/nm"), "rad": (1e3, "mrad"), "eV": (1e-3, "keV")}
+BACKGROUND = "#262626"
+SHOWN_AS = {
+    "1/A": (10.0, "1/nm"),
+    "rad": (1e3, "mrad"),
+    "eV": (1e-3, "keV"),
+    "electron/angstrom^2": (1.0, "e/Å²"),
+}
 # Lengths in A from each of these on are shown in that unit.
 LENGTHS = ((1e7, 1e-7, "mm"), (1e4, 1e-4, "µm"), (0.0, 0.1, "nm"))
 SCALE_BARS = (1, 2, 5)
@@ -78,18 +86,40 @@ def contact_sheet(
         left = margin + (k % columns) * (tile[0] + gap)
         top = margin + head + (k // columns) * (tile[1] + below + gap)
         mask = masks[k] if len(masks) else None
-        _draw_image(axes, (left, top, *tile), images[k], mask, float(sizes[k]))
+        draw_image(axes, (left, top, *tile), images[k], mask, float(sizes[k]))
         top += tile[1] + 0.08
         room = tile[0]
         if mask is not None:
             room -= THUMBNAIL_INCHES + 0.08
             _draw_mask(axes, left + tile[0], top, mask)
-        _write_caption(axes, left, top, captions[k], room)
+        write_caption(axes, left, top, captions[k], room)
     axes.set(xlim=(0, width), ylim=(height, 0))
     path = Path(path)
     # No creation date in the file: the same sheet is the same bytes.
-    figure.savefig(path, dpi=_choose_resolution(images), format="png", metadata={"Software": None})
+    figure.savefig(path, dpi=choose_resolution(images), format="png", metadata={"Software": None})
     return path
+
+
+def draw_tile(
+    image: np.ndarray, mask: np.ndarray | None, pixel_size: float
+) -> tuple[bytes, tuple[int, int]]:
+    """One image with its masks' outlines and scale bar alone: WebP, and its size (ny, nx).
+
+    Arguments as for `draw_image`. It is compressed with loss, for pages.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    high = TILE_INCHES * min(image.shape[0] / image.shape[1], 2.0)
+    figure = Figure(figsize=(TILE_INCHES, high), dpi=choose_resolution([image]))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+    draw_image(axes, (0, 0, TILE_INCHES, high), image, mask, pixel_size)
+    axes.set(xlim=(0, TILE_INCHES), ylim=(high, 0))
+    stream = io.BytesIO()
+    figure.savefig(stream, format="webp", dpi=figure.dpi, pil_kwargs={"quality": TILE_QUALITY})
+    width, height = (round(inches * figure.dpi) for inches in (TILE_INCHES, high))
+    return stream.getvalue(), (height, width)
 
 
 def scale_grey(image: np.ndarray) -> np.ndarray:
@@ -117,15 +147,23 @@ def format_quantity(value: Any, unit: str = "") -> str:
         return value
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if unit == "A":
-        _, factor, shown = next(row for row in LENGTHS if not abs(value) < row[0])
-    else:
-        factor, shown = SHOWN_AS.get(unit, (1.0, unit.replace("A", "Å").replace("^2", "²")))
+    factor, shown = choose_unit(value, unit)
     if isinstance(value, int | np.integer) and factor == 1.0:
         text = str(int(value))
     else:
         text = _round(float(value) * factor)
     return f"{text} {shown}".strip()
+
+
+def choose_unit(size: float, unit: str) -> tuple[float, str]:
+    """Factor and name of the unit in which a microscopist reads numbers of about `size` in `unit`.
+
+    Units as internally ('A', 'rad', 'eV', '1/A') or as in the database ('angstrom').
+    """
+    if unit in ("A", "angstrom"):
+        _, factor, shown = next(row for row in LENGTHS if not abs(size) < row[0])
+        return factor, shown
+    return SHOWN_AS.get(unit, (1.0, unit.replace("A", "Å").replace("^2", "²")))
 
 
 def choose_scale_bar(width: float) -> float:
@@ -157,7 +195,7 @@ def _count_columns(count: int) -> int:
     return min(range(start, min(start + 2, count) + 1), key=lambda n: (-count) % n, default=1)
 
 
-def _choose_resolution(images: Sequence[np.ndarray]) -> float:
+def choose_resolution(images: Sequence[np.ndarray]) -> float:
     """Dots per inch at which a whole number of pixels meets a whole number of dots.
 
     Otherwise the noise of single pixels beats with the dots. About 500 dots per tile, fewer where
@@ -169,20 +207,31 @@ def _choose_resolution(images: Sequence[np.ndarray]) -> float:
     return dots / TILE_INCHES
 
 
-def _draw_image(
+def draw_image(
     axes: Any,
     box: tuple[float, float, float, float],
     image: np.ndarray,
     mask: np.ndarray | None,
     pixel_size: float,
+    filled: bool = False,
 ) -> None:
-    """The image as large as fits in `box` (left, top, width, height in inches), at its top."""
+    """Draw an image as large as fits in `box` (left, top, width, height in inches), at its top.
+
+    image: (ny, nx) of any real dtype. mask: (ny, nx), 0 background, k particle k, outlined and with
+    `filled` also tinted; None for none. pixel_size: A per pixel for the scale bar; 0 for none.
+    `axes` count inches from the upper left corner of their figure.
+    """
     ny, nx = image.shape
     left, top, wide, high = box
     pixel = min(wide / nx, high / ny)
     left += (wide - nx * pixel) / 2
     extent = (left, left + nx * pixel, top + ny * pixel, top)
-    axes.imshow(scale_grey(image), cmap="gray", vmin=0, vmax=1, extent=extent)
+    grey = scale_grey(image)
+    if mask is not None and filled:
+        tint = np.where((mask > 0)[..., None], colour_mask(mask), 1.0)
+        axes.imshow(grey[..., None] * (0.35 + 0.65 * tint), extent=extent)
+    else:
+        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent)
     if mask is not None:
         x = left + (np.arange(nx) + 0.5) * pixel
         y = top + (np.arange(ny) + 0.5) * pixel
@@ -212,17 +261,21 @@ def _draw_scale_bar(axes: Any, extent: tuple[float, float, float, float], width:
 
 def _draw_mask(axes: Any, right: float, top: float, mask: np.ndarray) -> None:
     """The mask itself, small: each particle filled with the colour of its outline."""
-    from matplotlib.colors import to_rgb
-
-    palette = np.array([to_rgb("#262626"), *map(to_rgb, OUTLINES)], dtype=np.float32)
-    labels = mask.astype(int)
-    colours = palette[np.where(labels > 0, (labels - 1) % len(OUTLINES) + 1, 0)]
     ny, nx = mask.shape
     pixel = THUMBNAIL_INCHES / max(ny, nx)
-    axes.imshow(colours, extent=(right - nx * pixel, right, top + ny * pixel, top))
+    axes.imshow(colour_mask(mask), extent=(right - nx * pixel, right, top + ny * pixel, top))
 
 
-def _write_caption(axes: Any, left: float, top: float, caption: Caption, room: float) -> None:
+def colour_mask(mask: np.ndarray) -> np.ndarray:
+    """Each particle of a mask (ny, nx) in the colour of its outline: (ny, nx, 3) float32, 0..1."""
+    from matplotlib.colors import to_rgb
+
+    palette = np.array([to_rgb(BACKGROUND), *map(to_rgb, OUTLINES)], dtype=np.float32)
+    labels = mask.astype(int)
+    return palette[np.where(labels > 0, (labels - 1) % len(OUTLINES) + 1, 0)]
+
+
+def write_caption(axes: Any, left: float, top: float, caption: Caption, room: float) -> None:
     """Names in grey, values beside them in black, a line each; what does not fit is cut."""
     names = max((len(name) for name in caption), default=0) * LETTER_INCHES + 0.1
     names = min(names, 0.6 * room)

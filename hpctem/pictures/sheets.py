@@ -7,6 +7,7 @@ are trained on them; what is stored stays as it was counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hpctem import tables
 from hpctem.backend import select_backend
 from hpctem.campaign import Experiment, compute_images
 from hpctem.config import Config
-from hpctem.database.reader import open_database
+from hpctem.database.reader import Database, open_database
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import SampleError
 from hpctem.parallel import Communicator, share_cyclically
@@ -28,20 +29,35 @@ SHOWN = 16
 def draw_database(path: Path, target: Path) -> Path:
     """Draw images spread evenly over the good rows of a database; returns `target`."""
     with open_database(path) as database:
-        rows = database.rows("images")
-        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, SHOWN).astype(int))]
-        structures = database.structure_of("images", chosen)
-        file = database.file
-        shown = [(file[tables.IMAGES][row], file[tables.INSTANCES][row]) for row in chosen]
-        columns = {name: file[f"/entry/metadata/{name}"][()][chosen] for name in _CONDITIONS}
-        columns |= {n: file[f"/entry/structures/{n}"][()][structures] for n in _STRUCTURE}
-        captions = [
-            caption({name: values[k] for name, values in columns.items()})
-            for k in range(len(chosen))
-        ]
-        pixel_size = float(file["/entry/metadata/pixel_size"][chosen[0]])
-        view = str(file[tables.IMAGES].attrs["view"])
-        return _draw(shown, captions, pixel_size, target, database.layout.title, view)
+        shown = choose_images(database, SHOWN)
+        view = database.field(tables.IMAGES).attributes.get("view", RAW_VIEW)
+        pixel_size = float(database.column("pixel_size", rows=shown.rows[:1])[0])
+        pairs = list(zip(shown.images, shown.masks, strict=True))
+        return _draw(pairs, shown.captions, pixel_size, target, database.layout.title, str(view))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some images of a database: file rows (n,), images and masks (n, ny, nx), captions."""
+
+    rows: np.ndarray
+    images: np.ndarray
+    masks: np.ndarray
+    captions: list[dict[str, Any]]
+
+
+def choose_images(database: Database, count: int) -> Chosen:
+    """At most `count` images spread evenly over the good rows of a database."""
+    good = database.rows("images")
+    rows = good[np.unique(np.linspace(0, len(good) - 1, count).astype(int))]
+    paths = {name: f"/entry/metadata/{name}" for name in _CONDITIONS}
+    paths |= {name: f"/entry/structures/{name}" for name in _STRUCTURE}
+    columns = {name: database.column(path, "images", rows) for name, path in paths.items()}
+    captions = [
+        caption({name: values[k] for name, values in columns.items()}) for k in range(len(rows))
+    ]
+    images, masks = (database.stored(name, rows)[:] for name in (tables.IMAGES, tables.INSTANCES))
+    return Chosen(rows, images, masks, captions)
 
 
 def draw_preview(

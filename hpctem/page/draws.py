@@ -1,0 +1,170 @@
+"""The values that a campaign's distributions gave, from the columns of its databases.
+
+Of a value that several images share only one row is taken, so that every draw counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from hpctem.conditions import translate_aberrations
+from hpctem.config import Config
+from hpctem.database.reader import Database
+from hpctem.page.settings import Setting
+from hpctem.sampling import LEVELS, Distribution
+from hpctem.sections import Particles
+
+# Key of the campaign file -> table and column that hold what was drawn.
+COLUMNS = {
+    "structure.substrate.thickness": ("structures", "substrate_thickness"),
+    "structure.particles.count": ("structures", "particles_requested"),
+    "structure.particles.radius": ("particles", "radius"),
+    "structure.particles.embedding": ("particles", "embedding"),
+    "structure.particles.orientation.in_plane": ("particles", "in_plane"),
+    "structure.particles.planar_defects.count": ("particles", "planar_defects_requested"),
+    "structure.particles.planar_defects.kind": ("planar_defects", "kind"),
+    "simulation.tilt.x": ("images", "tilt_x"),
+    "simulation.tilt.y": ("images", "tilt_y"),
+    "imaging.defocus": ("images", "defocus"),
+    "imaging.focal_spread": ("images", "focal_spread"),
+    "imaging.convergence_semiangle": ("images", "convergence_semiangle"),
+    "imaging.plasmon.weight": ("images", "plasmon_weight"),
+    "imaging.plasmon.background": ("images", "plasmon_background"),
+    "imaging.dose": ("images", "dose"),
+    "imaging.detector.quantum_efficiency": ("images", "quantum_efficiency"),
+    "imaging.detector.mtf.c1": ("images", "mtf_c1"),
+    "imaging.detector.mtf.c2": ("images", "mtf_c2"),
+    "imaging.detector.mtf.c3": ("images", "mtf_c3"),
+    "imaging.detector.readout_noise": ("images", "readout_noise"),
+}
+EACH = {"structures": "structure", "particles": "particle", "planar_defects": "defect"}
+PATHS = {"images": "metadata"}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What one setting gave.
+
+    setting     what was asked for
+    column      where it is stored, 'particles.radius'
+    each        for what each value was drawn: structure, wave, focus, image, particle, defect
+    values      (n,) in the unit of the setting, str of a category
+    positions   (n,) int64, the running index at its level
+    note        what a reader has to know about what is missing
+    """
+
+    setting: Setting
+    column: str
+    each: str
+    values: np.ndarray
+    positions: np.ndarray
+    note: str = ""
+
+
+def read_draws(
+    databases: Sequence[Database], config: Config, settings: Sequence[Setting]
+) -> Iterator[Draws]:
+    """What every distribution of a campaign gave in the good rows of its databases, one by one.
+
+    Constants are among them: their columns hold one value.
+    """
+    for setting in settings:
+        found = find_column(config, setting)
+        if found is None or not isinstance(setting.value, Distribution):
+            continue
+        table, name, factor = found
+        parts = [
+            _read_part(database, config, setting, table, name)
+            for database in databases
+            if table in database.layout.tables
+        ]
+        if not parts:
+            continue
+        values = np.concatenate([values for values, _ in parts])
+        if factor != 1:
+            values = values / factor
+        yield Draws(
+            setting,
+            name if table == "images" else f"{table}.{name}",
+            EACH.get(table, setting.value.per),
+            values,
+            np.concatenate([positions for _, positions in parts]),
+            _note_missing(databases) if table == "particles" else "",
+        )
+    particles = config.structure.particles
+    if particles is not None and particles.orientation == "uniform":
+        yield from _read_orientations(databases, particles)
+
+
+def find_column(config: Config, setting: Setting) -> tuple[str, str, float] | None:
+    """Table and column that hold the draws of a setting, and their value over what was drawn.
+
+    None for a setting whose draws are in no column.
+    """
+    if setting.key in COLUMNS:
+        return *COLUMNS[setting.key], 1.0
+    kind, _, name = setting.key.removeprefix("imaging.aberrations.").partition(".")
+    if kind not in ("magnitudes", "angles") or not setting.key.startswith("imaging.aberrations."):
+        return None
+    # One unit of that aberration alone says which coefficient it becomes, and how large.
+    one = translate_aberrations(config.imaging.aberrations.notation, {name: (1.0, 0.0)})
+    krivanek, factor = next((k, v) for k, v in asdict(one).items() if v)
+    return (
+        ("images", krivanek, factor)
+        if kind == "magnitudes"
+        else ("images", f"phi{krivanek[1:]}", 1.0)
+    )
+
+
+def _read_part(
+    database: Database, config: Config, setting: Setting, table: str, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and positions in one database."""
+    rows = database.rows(table)
+    structures = database.structure_of(table, rows)
+    positions = database.layout.first_structure + structures
+    if table == "images":
+        each, imaging = database.layout.rows_per_structure[table], config.imaging
+        per_wave = imaging.foci * imaging.images_per_focus
+        steps = dict(zip(LEVELS, (each, per_wave, imaging.images_per_focus, 1), strict=True))
+        step, within = steps[setting.value.per], rows % each
+        first = within % step == 0
+        rows = rows[first]
+        if setting.value.per == "structure":
+            positions = positions[first]
+        else:
+            positions = within[first] // step
+    path = f"/entry/{PATHS.get(table, table)}/{name}"
+    return database.column(path, rows=rows), positions
+
+
+def _note_missing(databases: Sequence[Database]) -> str:
+    """What the particle table lacks of what was drawn."""
+    asked = sum(int(d.column("particles_requested").sum()) for d in databases)
+    placed = sum(int(d.column("particles_placed").sum()) for d in databases)
+    if asked == placed:
+        return ""
+    return (
+        f"{asked - placed} of {asked} particles found no place and are missing here; large ones "
+        "find it less often"
+    )
+
+
+def _read_orientations(databases: Sequence[Database], particles: Particles) -> Iterator[Draws]:
+    """The tilt of the crystals: uniform rotations give a uniform cosine of it."""
+    parts = []
+    for database in databases:
+        if "particles" in database.layout.tables:
+            x, y = (database.column(f"/entry/particles/quaternion_{axis}") for axis in "xy")
+            parts.append(1 - 2 * (x * x + y * y))
+    if parts:
+        values = np.concatenate(parts)
+        meaning = "Cosine of the angle between the crystal's z axis and the beam."
+        asked = Distribution("uniform", parameters=(-1.0, 1.0))
+        setting = Setting("structure.particles.orientation", asked, "", meaning)
+        column = "particles.quaternion_x, _y"
+        note = "shown: cosine of the angle between the crystal's z axis and the beam"
+        yield Draws(setting, column, "particle", values, np.arange(len(values)), note)

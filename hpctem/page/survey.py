@@ -1,0 +1,202 @@
+"""Everything that a report says of a campaign, read from its databases: tables, few images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpctem import tables
+from hpctem.config import Config
+from hpctem.database.journal import journal_folder
+from hpctem.database.pace import Look, read_pace
+from hpctem.database.reader import Database
+from hpctem.database.schema import Field
+from hpctem.database.verify import Verification
+from hpctem.detection.filters import RAW_VIEW
+from hpctem.page.agreement import Fit, compare
+from hpctem.page.draws import Draws, read_draws
+from hpctem.page.histogram import Histogram, count_draws, count_values
+from hpctem.page.settings import Setting, list_settings
+from hpctem.page.spectra import Measured, measure_spectra
+from hpctem.pictures.sheets import Chosen, choose_images
+from hpctem.simulate import reopen_campaign
+
+TILES = 12
+# Columns that nobody asked for and that tell much about what came out.
+OUTCOMES = (
+    *("/entry/metadata/mean", "/entry/metadata/standard_deviation", "/entry/metadata/saturated"),
+    *("/entry/metadata/particle_fraction", "/entry/structures/particles_placed"),
+    *("/entry/structures/planar_defects_placed", "/entry/structures/n_atoms"),
+    "/entry/structures/height",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was asked of one value and what was drawn.
+
+    each   what each value was drawn for; column: where it is stored; note: what is missing
+    """
+
+    setting: Setting
+    column: str
+    each: str
+    note: str
+    fit: Fit
+    histogram: Histogram | None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One file of a campaign: its state, what a check of it found (None: not run), its pace."""
+
+    path: Path
+    size: int
+    structures: range
+    complete: bool
+    marked: bool
+    verification: Verification | None
+    looks: list[Look]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Images for the page, and how they are shown."""
+
+    chosen: Chosen
+    pixel_size: float
+    view: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One campaign over all its files.
+
+    counts        summed over the files, as `Database.counts`
+    signal        the field of the images
+    comparisons   every value that was drawn; constants: every other with a column of its own
+    settings      every key of the campaign file
+    outcomes      columns that resulted
+    quarantined   (campaign index, reason)
+    """
+
+    config: Config
+    volumes: tuple[Volume, ...]
+    counts: dict[str, int]
+    signal: Field
+    comparisons: tuple[Comparison, ...]
+    constants: tuple[Comparison, ...]
+    settings: tuple[Setting, ...]
+    outcomes: tuple[tuple[Field, Histogram], ...]
+    tiles: tuple[Tiles, ...]
+    spectra: Measured | None
+    quarantined: tuple[tuple[int, str], ...]
+    texts: dict[str, str]
+    identity: dict[str, str]
+
+    @property
+    def tests(self) -> int:
+        """Distributions of which a statistic was computed."""
+        return sum(found.fit.probability is not None for found in self.comparisons)
+
+    @property
+    def departing(self) -> list[Comparison]:
+        """Values that were not drawn as asked."""
+        every = (*self.comparisons, *self.constants)
+        return [found for found in every if found.fit.departs(self.tests)]
+
+
+def group_campaigns(databases: Sequence[Database]) -> list[list[Database]]:
+    """Files that belong to one campaign together, each in the order of their structures."""
+    groups: dict[str, list[Database]] = {}
+    for database in databases:
+        groups.setdefault(database.campaign["config_hash"], []).append(database)
+    return [sorted(group, key=lambda d: d.layout.first_structure) for group in groups.values()]
+
+
+def survey_campaign(
+    databases: Sequence[Database], verifications: Sequence[Verification | None]
+) -> Survey:
+    """Read what the report says of the files of one campaign.
+
+    Holds a column or two at a time, and the images it shows.
+    """
+    first = databases[0]
+    with reopen_campaign(first) as campaign:
+        config = campaign.config
+        settings = list_settings(config)
+        compared = [_compare(draws) for draws in read_draws(databases, config, settings)]
+        spectra = measure_spectra(databases, config)
+    counts: dict[str, int] = {}
+    for database in databases:
+        for name, count in database.counts.items():
+            counts[name] = counts.get(name, 0) + count
+    return Survey(
+        config=config,
+        volumes=tuple(map(_describe_volume, databases, verifications)),
+        counts=counts,
+        signal=first.field(tables.IMAGES),
+        comparisons=tuple(found for found in compared if found.histogram is not None),
+        constants=tuple(found for found in compared if found.histogram is None),
+        settings=tuple(_name_files(settings, first.campaign)),
+        outcomes=tuple(_count_outcomes(databases)),
+        tiles=tuple(_choose_tiles(databases)),
+        spectra=spectra,
+        quarantined=tuple(item for database in databases for item in database.quarantined),
+        texts=first.campaign,
+        identity=first.identity,
+    )
+
+
+def _compare(draws: Draws) -> Comparison:
+    distribution = draws.setting.value
+    fit = compare(distribution, draws.values, draws.positions)
+    histogram = None
+    if draws.setting.drawn:
+        histogram = count_draws(distribution, draws.values, draws.setting.unit)
+    return Comparison(draws.setting, draws.column, draws.each, draws.note, fit, histogram)
+
+
+def _describe_volume(database: Database, verification: Verification | None) -> Volume:
+    first = database.layout.first_structure
+    return Volume(
+        path=database.path,
+        size=database.path.stat().st_size,
+        structures=range(first, first + database.layout.structures),
+        complete=database.complete,
+        marked=database.marked,
+        verification=verification,
+        looks=read_pace(journal_folder(database.path)),
+    )
+
+
+def _name_files(settings: Sequence[Setting], texts: dict[str, str]) -> Iterator[Setting]:
+    """Settings that name a file get the file's own name back, not that of a copy."""
+    files: dict[str, Any] = json.loads(texts["inputs"])
+    for setting in settings:
+        value = files[setting.key]["name"] if setting.key in files else setting.value
+        yield Setting(setting.key, value, setting.unit, setting.meaning)
+
+
+def _count_outcomes(databases: Sequence[Database]) -> Iterator[tuple[Field, Histogram]]:
+    known = {item.path: item for item in databases[0].layout.fields}
+    for path in OUTCOMES:
+        if path in known:
+            values = np.concatenate([database.column(path) for database in databases])
+            if values.size and values.min() != values.max():
+                yield known[path], count_values(values, known[path].units)
+
+
+def _choose_tiles(databases: Sequence[Database]) -> Iterator[Tiles]:
+    """A dozen images, alike many of each file."""
+    files = [database for database in databases if len(database.rows("images"))][:TILES]
+    for database in files:
+        chosen = choose_images(database, max(1, TILES // len(files)))
+        pixel_size = float(database.column("pixel_size", rows=chosen.rows[:1])[0])
+        view = database.field(tables.IMAGES).attributes.get("view", RAW_VIEW)
+        yield Tiles(chosen, pixel_size, str(view))

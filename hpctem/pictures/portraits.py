@@ -1,0 +1,303 @@
+"""One image of a database with all that is known of it: image, label, spectrum, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpctem import tables
+from hpctem.conditions import COEFFICIENTS
+from hpctem.database.reader import Database
+from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
+from hpctem.errors import ConfigError
+from hpctem.pictures.spectra import power_spectrum, whole_spectrum
+from hpctem.report import LINE_INCHES, choose_resolution, draw_image, format_quantity, write_caption
+
+MOST_ROWS = 12
+PICTURES = ("png", "pdf", "svg")
+# Highest spatial frequency shown, in 1/nm: what lies beyond 0.8 A is noise.
+HIGHEST_FREQUENCY = 12.5
+PANEL_INCHES, GAP_INCHES, MARGIN_INCHES, HEAD_INCHES, TEXT_INCHES = 3.1, 0.14, 0.2, 0.5, 2.7
+# Columns that say nothing to a reader of one picture, or are said in another line.
+SILENT = ("atoms_digest", "status", "error", "structure", "row", "surface_z", "n_displaced_atoms")
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What is drawn of one image.
+
+    image   (ny, nx) as stored; mask (ny, nx), 0 background, k particle k; view: how it is shown
+    lines   name -> text, in the order in which they are written
+    """
+
+    title: str
+    image: np.ndarray
+    mask: np.ndarray
+    view: str
+    pixel_size: float
+    lines: Mapping[str, str]
+
+
+def draw_rows(collection: Any, indices: Sequence[int]) -> Any:
+    """Draw images of a collection, a strip for each; returns a matplotlib Figure.
+
+    collection: rows of open databases, with `databases`, `sources` and `rows`. indices: positions
+    in it, 1 to 12.
+
+    Raises ConfigError for no or too many images, DatabaseError for a row that cannot be read.
+    """
+    _check_count(len(indices))
+    return draw_portraits(
+        [
+            read_portrait(collection.databases[collection.sources[i]], int(collection.rows[i]))
+            for i in indices
+        ]
+    )
+
+
+def read_portraits(database: Database, rows: Sequence[int]) -> list[Portrait]:
+    """Images of a database by their rows in the file, 1 to 12.
+
+    Raises ConfigError for no or too many, DatabaseError that says why a row cannot be seen.
+    """
+    _check_count(len(rows))
+    return [read_portrait(database, row) for row in rows]
+
+
+def read_portrait(database: Database, row: int) -> Portrait:
+    """An image of a database by its row in the file; DatabaseError says why it cannot be seen."""
+    values = database.row("images", row)
+    signal, rows = database.field(tables.IMAGES), np.array([row])
+    tables_of_it = ("structures", "images")
+    fields = (item for table in tables_of_it for item in database.layout.fields_of(table))
+    units = {item.name: item.units for item in fields}
+    return Portrait(
+        title=f"{database.path.name}, row {row}",
+        image=database.stored(tables.IMAGES, rows)[0],
+        mask=database.stored(tables.INSTANCES, rows)[0],
+        view=str(signal.attributes.get("view", RAW_VIEW)),
+        pixel_size=float(values["pixel_size"]),
+        lines=write_lines(values, units),
+    )
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, PDF or SVG, told by the file's name; returns the path.
+
+    Raises ConfigError for another kind of file.
+    """
+    kind = path.suffix.lower().removeprefix(".") or "png"
+    if kind not in PICTURES:
+        raise ConfigError(
+            f"{path.name}: a picture is one of {', '.join(PICTURES)}, not {kind!r}; end its name "
+            "with one of these"
+        )
+    # No creation date in the file: the same picture is the same bytes.
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    figure.savefig(path, format=kind, metadata=undated[kind])
+    return path
+
+
+def write_lines(values: Mapping[str, Any], units: Mapping[str, str]) -> dict[str, str]:
+    """What the metadata of an image say, line by line: name -> value with unit.
+
+    Columns that belong together share a line; what says nothing, because the campaign has no such
+    thing, is left out.
+    """
+    left = {name: value for name, value in values.items() if name not in SILENT}
+    lines: dict[str, str] = {}
+    for line in _LINES:
+        if all(name in left for name in line.names):
+            numbers = [left.pop(name) for name in line.names]
+            if any(number != line.nothing for number in numbers):
+                unit = line.unit if line.unit is not None else units.get(line.names[0], "")
+                lines[line.title] = _write_together(numbers, unit, line.between)
+    for name in COEFFICIENTS:
+        if name.startswith("C") and name in left:
+            magnitude, azimuth = left.pop(name), left.pop(f"phi{name[1:]}", 0.0)
+            angle = f" / {np.degrees(azimuth):.1f}°" if name[2] != "0" else ""
+            if magnitude:
+                lines[name] = f"{format_quantity(magnitude, 'A')}{angle}"
+    for name, value in left.items():
+        if np.ndim(value) == 0 and (isinstance(value, str) or value):
+            lines[name.replace("_", " ")] = format_quantity(value, units.get(name, ""))
+    return lines
+
+
+def _write_together(numbers: Sequence[Any], unit: str, between: str) -> str:
+    """Numbers of one unit, which is written once."""
+    if unit == "%":
+        return f"{100 * numbers[0]:.1f} %"
+    texts = [format_quantity(number, unit) for number in numbers]
+    ends = [text.partition(" ")[2] for text in texts]
+    if len(set(ends)) == 1 and ends[0]:
+        return f"{between.join(text.partition(' ')[0] for text in texts)} {ends[0]}"
+    return between.join(texts)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of metadata: columns that share it, and the value that says nothing."""
+
+    title: str
+    names: tuple[str, ...]
+    nothing: float | None = None
+    unit: str | None = None
+    between: str = " / "
+
+
+_LINES = (
+    _Line("structure", ("structure_id",)),
+    _Line("wave / focus / dose", ("wave_index", "focus_index", "dose_index")),
+    _Line("energy", ("energy",)),
+    _Line("pixel", ("pixel_size",), unit="Å"),
+    _Line("beam tilt x / y", ("tilt_x", "tilt_y"), 0),
+    _Line("defocus", ("defocus",)),
+    _Line("from exit plane", ("defocus_exit",)),
+    _Line("focal spread", ("focal_spread",), 0),
+    _Line("convergence", ("convergence_semiangle",), 0),
+    _Line("aperture", ("objective_aperture",), 0),
+    _Line("plasmon weight / b", ("plasmon_weight", "plasmon_background"), 0),
+    _Line("dose", ("dose",)),
+    _Line("quantum efficiency", ("quantum_efficiency",), 1),
+    _Line("MTF c1 / c2 / c3", ("mtf_c1", "mtf_c2", "mtf_c3"), 0),
+    _Line("readout noise", ("readout_noise",), 0),
+    _Line("gain", ("gain",), 1),
+    _Line("offset", ("offset",), 0),
+    _Line("mean / deviation", ("mean", "standard_deviation")),
+    _Line("lowest / highest", ("minimum", "maximum")),
+    _Line("saturated", ("saturated",), 0, "%"),
+    _Line("crop from x / y", ("crop_x", "crop_y"), 0, ""),
+    _Line("particle area", ("particle_fraction",), 0, "%"),
+    _Line("particles / asked", ("particles_placed", "particles_requested"), 0),
+    _Line("mean radius", ("mean_radius",), 0),
+    _Line("defects / asked", ("planar_defects_placed", "planar_defects_requested"), 0),
+    _Line("substrate", ("substrate_thickness",), 0),
+    _Line("cell", ("cell_x", "cell_y", "height"), between=" × "),
+    _Line("atoms", ("n_atoms",)),
+    _Line("in the substrate", ("n_substrate_atoms",), 0),
+    _Line("in particles", ("n_particle_atoms",), 0),
+)
+
+
+def draw_portraits(shown: Sequence[Portrait]) -> Any:
+    """Draw a strip for each: image, label, power spectrum, metadata; a matplotlib Figure.
+
+    Raises ConfigError when there is none or more than 12.
+    """
+    _check_count(len(shown))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    aspects = [portrait.image.shape[0] / portrait.image.shape[1] for portrait in shown]
+    panel = PANEL_INCHES * min(max(aspects), 2.0)
+    lines = max(len(portrait.lines) for portrait in shown)
+    texts = -(-lines * LINE_INCHES // panel)
+    high = HEAD_INCHES + max(panel, LINE_INCHES * -(-lines // texts)) + 0.1
+    width = 2 * MARGIN_INCHES + 3 * (PANEL_INCHES + GAP_INCHES) + texts * TEXT_INCHES
+    size = (width, len(shown) * high + MARGIN_INCHES)
+    dots = choose_resolution([portrait.image for portrait in shown])
+    figure = Figure(figsize=size, dpi=dots, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+    for k, portrait in enumerate(shown):
+        _draw_strip(axes, k * high + MARGIN_INCHES / 2, panel, int(texts), portrait)
+    axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
+    return figure
+
+
+def _check_count(count: int) -> None:
+    if not 0 < count <= MOST_ROWS:
+        raise ConfigError(f"a picture shows 1 to {MOST_ROWS} rows; {count} were given")
+
+
+def _draw_strip(axes: Any, top: float, panel: float, texts: int, portrait: Portrait) -> None:
+    boxes = [
+        (MARGIN_INCHES + k * (PANEL_INCHES + GAP_INCHES), top + HEAD_INCHES, PANEL_INCHES, panel)
+        for k in range(3)
+    ]
+    axes.text(
+        MARGIN_INCHES, top + 0.16, portrait.title, fontsize=10, fontweight="bold", va="center"
+    )
+    shown = apply_view(portrait.image, portrait.view)
+    particles = len(np.unique(portrait.mask[portrait.mask > 0]))
+    median = ", 3 × 3 median" if portrait.view == MEDIAN_VIEW else ""
+    titles = (
+        f"image{median}",
+        f"label: {particles} particle{'s' * (particles != 1)}",
+        "power spectrum, log scale",
+    )
+    for title, box in zip(titles, boxes, strict=True):
+        style: dict[str, Any] = {"fontsize": 8, "va": "center", "color": "#555555"}
+        axes.text(box[0], top + HEAD_INCHES - 0.1, title, **style)
+    draw_image(axes, boxes[0], shown, None, portrait.pixel_size)
+    draw_image(axes, boxes[1], shown, portrait.mask, 0.0, filled=True)
+    _draw_spectrum(axes, boxes[2], portrait)
+    left = boxes[2][0] + PANEL_INCHES + GAP_INCHES + 0.05
+    items = list(portrait.lines.items())
+    each = -(-len(items) // texts)
+    for k in range(texts):
+        part = dict(items[k * each : (k + 1) * each])
+        write_caption(axes, left + k * TEXT_INCHES, top + HEAD_INCHES, part, TEXT_INCHES - 0.1)
+
+
+def _draw_spectrum(axes: Any, box: tuple[float, float, float, float], portrait: Portrait) -> None:
+    """The spectrum as a square, zero frequency in its middle, with rings of round frequencies."""
+    from matplotlib.patches import Circle, Rectangle
+    from matplotlib.patheffects import withStroke
+
+    left, top, wide, high = box
+    side = min(wide, high)
+    ny, nx = portrait.image.shape
+    power = whole_spectrum(power_spectrum(portrait.image, portrait.pixel_size), nx)
+    nyquist = 5.0 / portrait.pixel_size  # 1/nm
+    edge = min(HIGHEST_FREQUENCY, nyquist)
+    inches = side / (2 * edge)
+    x, y = left + side / 2, top + side / 2
+    rows, columns = (_within(n, edge / nyquist) for n in (ny, nx))
+    part = np.log10(np.maximum(power[rows, columns], np.finfo(np.float32).tiny))
+    seen = part[np.isfinite(part)]
+    low, most = np.percentile(seen, (2, 99.95)) if seen.size else (0.0, 1.0)
+
+    def place(index: float, count: int) -> float:
+        """Inches from the middle of the lower edge of a sample of the spectrum."""
+        return (index - 0.5 - count // 2) * 2 * nyquist / count * inches
+
+    x0, x1 = place(columns.start, nx), place(columns.stop, nx)
+    y0, y1 = place(rows.start, ny), place(rows.stop, ny)
+    axes.add_patch(Rectangle((left, top), side, side, color="black", lw=0, zorder=-1))
+    picture = axes.imshow(
+        part,
+        cmap="magma",
+        vmin=low,
+        vmax=max(most, low + 1e-6),
+        extent=(x + x0, x + x1, y + y1, y + y0),
+    )
+    picture.set_clip_path(Rectangle((left, top), side, side, transform=axes.transData))
+    for frequency in choose_rings(edge):
+        radius = frequency * inches
+        ring: dict[str, Any] = {"fill": False, "color": "white", "lw": 0.6, "ls": (0, (4, 3))}
+        axes.add_patch(Circle((x, y), radius, **ring))
+        style: dict[str, Any] = {"color": "white", "fontsize": 6.5, "ha": "center", "va": "bottom"}
+        text = axes.text(
+            x, y - radius - 0.02, f"{frequency:g} nm⁻¹ · {10 / frequency:.3g} Å", **style
+        )
+        text.set_path_effects([withStroke(linewidth=1.5, foreground="black", alpha=0.7)])
+
+
+def choose_rings(edge: float) -> list[float]:
+    """Two to four round frequencies below `edge`, in its unit: multiples of 1, 2 or 5."""
+    power = 10.0 ** np.floor(np.log10(edge))
+    steps = [factor * power for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)]
+    step = next(s for s in steps if edge / s <= 5)
+    return [float(step * k) for k in range(1, 5) if step * k < 0.93 * edge]
+
+
+def _within(count: int, share: float) -> slice:
+    """The middle samples of a spectrum that reach a share of Nyquist on both sides."""
+    half = min(int(np.ceil(count / 2 * share)) + 1, count // 2)
+    return slice(count // 2 - half, min(count // 2 + half + 1, count))
