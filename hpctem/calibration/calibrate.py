@@ -1,0 +1,354 @@
+"""A calibration: what the steps of a campaign cost here, in a form that other campaigns can use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hpctem
+from hpctem.backend import Backend
+from hpctem.calibration.measure import (
+    Storage,
+    Timed,
+    process_age,
+    time_storage,
+    time_structure,
+)
+from hpctem.calibration.transforms import (
+    LADDER,
+    Shape,
+    floor_seconds,
+    time_transforms,
+)
+from hpctem.calibration.workload import Work, average_work
+from hpctem.campaign import Experiment
+from hpctem.database.schema import Layout
+from hpctem.errors import SampleError
+from hpctem.parallel import Communicator
+from hpctem.simulate import CampaignFile, lay_out
+
+# A rank is not asked for more than so many samples that fail, one after another.
+MOST_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a calibration was made: one node of it and what hpctem used there.
+
+    cores and memory (bytes) are those that the process may use; `devices`: GPUs of the node.
+    """
+
+    host: str
+    processor: str
+    cores: int
+    memory: float
+    device: str
+    devices: int
+    fft: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the average structure of a campaign costs one rank of a machine.
+
+    campaign    name of the campaign that was timed
+    signature   `cost_signature` of it
+    ranks       that computed at once on the node; `writers`: on all nodes
+    work        of the structures that were timed, per structure
+    seconds     step -> seconds per structure
+    floors      step -> seconds that its transforms take alone, by the library's FFT
+    rates       step -> seconds per unit of `Work.units`, or per second of `Work.transforms`
+    transforms  shape -> seconds of one transform
+    storage     what keeping the rows costs
+    spread      standard deviation over the structures of (seconds / what `rates` say)
+    timed       number of structures
+    startup     seconds from the start of the process to the first step
+    warmup      seconds of a structure the first time, with compiling
+    peak        bytes of memory of a rank at most
+    made        when, UTC
+    """
+
+    campaign: str
+    signature: str
+    machine: Machine
+    ranks: int
+    writers: int
+    work: Work
+    seconds: dict[str, float]
+    floors: dict[str, float]
+    rates: dict[str, float]
+    transforms: dict[Shape, float]
+    storage: Storage
+    spread: float
+    timed: int
+    startup: float
+    warmup: float
+    peak: float
+    made: str
+
+    @property
+    def structure_seconds(self) -> float:
+        """Seconds in which a rank computes a structure and puts its rows into the file."""
+        return sum(self.seconds.values())
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that all writers together brought to the disk."""
+        return self.writers / (self.storage.writing + self.storage.syncing)
+
+
+def calibrate(
+    campaign: CampaignFile,
+    backend: Backend,
+    folder: Path,
+    communicator: Communicator,
+    structures: int = 2,
+    budget: float = 600.0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Calibration:
+    """Time the steps of a campaign on this rank; rows are written in a folder of `folder`.
+
+    `structures` are timed after one that is not (its kernels compile), fewer when `budget` seconds
+    are over. With a communicator of several ranks all of them compute at once, each its own
+    structures; the result is this rank's. `tell` is called with what is being done.
+
+    Raises SampleError when no structure of the campaign is good, MachineError when the rows cannot
+    be written.
+    """
+    startup = process_age()
+    experiment = Experiment(campaign.config, backend)
+    total = campaign.config.campaign.structures
+    layout = lay_out(campaign, experiment, range(total))
+    order = np.random.default_rng(communicator.rank).permutation(min(total, 4096)).tolist()
+    tell(f"timing {campaign.config.campaign.name}: first structure, compiling")
+    begin = time.perf_counter()
+    _time_good(experiment, order, 1, 0.0, layout)
+    warmup = time.perf_counter() - begin
+    communicator.barrier()
+    tell(f"timing {structures} structure(s), the first took {warmup:.1f} s")
+    timed = _time_good(experiment, order, structures, budget, layout)
+    communicator.barrier()
+    storage = time_storage(timed[0].rows, layout, folder)
+    shapes = [shape for counts in timed[0].work.transforms().values() for shape in counts]
+    tell("timing transforms")
+    transforms = time_transforms([*shapes, *((n, n) for n in LADDER)], backend)
+    hosts = communicator.allgather(socket.gethostname())
+    return summarise(
+        timed,
+        transforms,
+        storage,
+        campaign,
+        describe_machine(backend),
+        (hosts.count(socket.gethostname()), len(hosts)),
+        startup,
+        warmup,
+    )
+
+
+def _time_good(
+    experiment: Experiment,
+    order: list[int],
+    wanted: int,
+    budget: float,
+    layout: Layout,
+) -> list[Timed]:
+    """Time `wanted` structures of the order, going round; those that fail are left out."""
+    begin = time.monotonic()
+    good: list[Timed] = []
+    failures = 0
+    while len(good) < wanted and (not good or time.monotonic() - begin < budget):
+        index = order.pop(0)
+        order.append(index)
+        try:
+            one = time_structure(experiment, index, layout)
+        except SampleError as error:
+            failures += 1
+            if failures == MOST_FAILURES:
+                raise SampleError(f"{failures} structures in a row fail: {error}") from error
+            continue
+        good.append(one)
+    return good
+
+
+def summarise(
+    timed: Sequence[Timed],
+    transforms: Mapping[Shape, float],
+    storage: Storage,
+    campaign: CampaignFile,
+    machine: Machine,
+    ranks: tuple[int, int],
+    startup: float,
+    warmup: float,
+) -> Calibration:
+    """Seconds, floors and rates of the structures that were timed."""
+    work = average_work([one.work for one in timed])
+    steps = dict.fromkeys(step for one in timed for step in one.seconds)
+    seconds = {
+        step: float(np.mean([one.seconds.get(step, 0.0) for one in timed])) for step in steps
+    }
+    seconds["digests"] = storage.digests * work.stored_bytes
+    seconds["writing"] = storage.writing * work.stored_bytes
+    units = scale_units(work, transforms)
+    floors = {step: units[step] for step in work.transforms()}
+    rates = {step: seconds[step] / unit for step, unit in units.items() if unit and step in seconds}
+    ratios = []
+    for one in timed:
+        own = scale_units(one.work, transforms)
+        predicted = sum(rates.get(step, 0.0) * own[step] for step in one.seconds)
+        ratios.append(sum(one.seconds.values()) / predicted)
+    return Calibration(
+        campaign=campaign.config.campaign.name,
+        signature=cost_signature(campaign),
+        machine=machine,
+        ranks=ranks[0],
+        writers=ranks[1],
+        work=work,
+        seconds=seconds,
+        floors=floors,
+        rates=rates,
+        transforms=dict(transforms),
+        storage=storage,
+        spread=float(np.std(ratios)),
+        timed=len(timed),
+        startup=startup,
+        warmup=warmup,
+        peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0,
+        made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def cost_signature(campaign: CampaignFile) -> str:
+    """What campaigns share whose structures cost the same: all but name, seed and number of them.
+
+    BLAKE2b-64 in hexadecimal of every key outside the section `campaign`, files by their content.
+    """
+    keys = {k: v for k, v in campaign.description.items() if not k.startswith("campaign.")}
+    text = json.dumps(keys, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def scale_units(work: Work, transforms: Mapping[Shape, float]) -> dict[str, float]:
+    """Step -> what its time is proportional to: units of work, or seconds of transforms."""
+    floors = {step: floor_seconds(counts, transforms) for step, counts in work.transforms().items()}
+    return work.units() | floors
+
+
+def calibrate_beside_alone(
+    campaign: CampaignFile,
+    backend: Backend,
+    folder: Path,
+    communicator: Communicator,
+    structures: int = 2,
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Calibration], Calibration | None]:
+    """Calibrations of all ranks at work at once, and before of rank 0 with the others idle.
+
+    The second is None on a single rank. Errors are those of `calibrate`.
+    """
+    alone = None
+    if communicator.size > 1:
+        tell("rank 0 alone")
+        alone = communicator.on_root(
+            lambda: calibrate(campaign, backend, folder, Communicator(), structures, tell=tell)
+        )
+        tell(f"all {communicator.size} ranks at once")
+    own = calibrate(campaign, backend, folder, communicator, structures, tell=tell)
+    return communicator.allgather(own), alone
+
+
+def average_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
+    """The mean over the ranks of a job that timed the same campaign at once."""
+    first = calibrations[0]
+
+    def mean(dicts: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
+        return {name: float(np.mean([d.get(name, 0.0) for d in dicts])) for name in dicts[0]}
+
+    return replace(
+        first,
+        work=average_work([c.work for c in calibrations]),
+        seconds=mean([c.seconds for c in calibrations]),
+        floors=mean([c.floors for c in calibrations]),
+        rates=mean([c.rates for c in calibrations]),
+        transforms=mean([c.transforms for c in calibrations]),
+        storage=Storage(**mean([asdict(c.storage) for c in calibrations])),
+        spread=max(c.spread for c in calibrations),
+        timed=sum(c.timed for c in calibrations),
+        startup=max(c.startup for c in calibrations),
+        peak=max(c.peak for c in calibrations),
+    )
+
+
+def describe_machine(backend: Backend) -> Machine:
+    """The node that this process runs on."""
+    devices = backend.xp.cuda.runtime.getDeviceCount() if backend.name == "cupy" else 0
+    return Machine(
+        host=socket.gethostname(),
+        processor=_read_processor(),
+        cores=count_cores(),
+        memory=count_memory(),
+        device=backend.device,
+        devices=devices,
+        fft=backend.fft_provider,
+        version=hpctem.__version__,
+    )
+
+
+def count_cores() -> int:
+    """Processor cores of this node that the job may use; two threads of a core count once.
+
+    What mpirun binds this rank to does not count: the other ranks have the other cores.
+    """
+    allowed = _read_cpus() or {str(cpu) for cpu in os.sched_getaffinity(0)}
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text())
+        except OSError:
+            return len(allowed)
+    return len(cores)
+
+
+def _read_cpus() -> set[str]:
+    """Numbers of the processors that the job's cgroup, or the node, has; empty if not known."""
+    for path in ("/sys/fs/cgroup/cpuset.cpus.effective", "/sys/devices/system/cpu/online"):
+        try:
+            parts = Path(path).read_text().strip().split(",")
+            ranges = [part.partition("-") for part in parts if part]
+            cpus = {str(n) for a, _, b in ranges for n in range(int(a), int(b or a) + 1)}
+        except (OSError, ValueError):
+            continue
+        if cpus:
+            return cpus
+    return set()
+
+
+def count_memory() -> float:
+    """Bytes of memory of this node, within the limit of the job (cgroup)."""
+    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, float(limit)) if limit.isdigit() else total
+
+
+def _read_processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
+    return next(names, platform.processor() or platform.machine())

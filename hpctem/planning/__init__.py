@@ -1,0 +1,1 @@
+"""What a campaign will take: time, nodes, memory and disk, from a calibration."""

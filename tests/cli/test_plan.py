@@ -1,0 +1,137 @@
+"""`hpctem plan` and `hpctem benchmark`, held against what `hpctem simulate` then does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+
+import pytest
+
+HEAVIER = (("structures: 6", "structures: 20"), ("configurations: 2", "configurations: 16"))
+HPCTEM = (sys.executable, "-m", "hpctem")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Calibrations are kept here and not in the user's folder."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+
+
+def test_plan_says_what_simulate_does(run, variant):
+    """Bytes exactly, the rate within a factor that leaving out the phonons would exceed."""
+    path = variant(*HEAVIER)
+    planned = run("plan", path, "--json", "--nodes", "1", "--ranks-per-node", "1")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert "timing small" in planned.stderr and plan["measured"]
+    done = run("simulate", path, "-o", "real.hdf5", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    database = path.parent / "real.hdf5"
+    assert plan["file_bytes"] == database.stat().st_size and plan["file_bytes_exact"]
+    journals = (path.parent / "real.hdf5.journal").glob("*.journal")
+    assert plan["journal_bytes"] == sum(journal.stat().st_size for journal in journals)
+    rate = float(re.findall(r"([\d.]+) images/s", done.stderr)[-1])
+    assert rate / 3 < plan["schedules"][0]["images"] < 3 * rate
+    assert (plan["structures"], plan["images"], plan["segments"]) == (20, 80, 20)
+
+
+def test_plan_is_made_from_a_kept_calibration(run, variant):
+    path = variant()
+    kept = run("plan", path, "--site", "here", "--calibrate")
+    assert kept.returncode == 0, kept.stderr
+    assert "is kept as site here" in kept.stderr
+    again = run("plan", path, "--site", "here", "--nodes", "1,3", "--walltime", "2h")
+    assert again.returncode == 0 and "timing" not in again.stderr
+    lines = again.stdout.splitlines()
+    assert [line.split()[0] for line in lines if line[:1].isdigit()] == ["1", "3"]
+    other = run("plan", variant(HEAVIER[1], name="b.yaml"), "--site", "here", "--json")
+    plan, first = json.loads(other.stdout), kept.stdout
+    assert not plan["measured"] and "small: 6 structures" in first
+    assert plan["steps"]["exit waves"] > 0.05
+
+
+def test_this_machines_own_calibration_is_taken_again(run, variant):
+    path = variant()
+    assert run("plan", path, "--calibrate").returncode == 0
+    again = run("plan", path)
+    assert again.returncode == 0 and "timing" not in again.stderr
+    changed = run("plan", variant(HEAVIER[1], name="b.yaml"))
+    assert changed.returncode == 0 and "timing" in changed.stderr
+
+
+def test_volume_is_planned_alone(run, variant):
+    path = variant()
+    assert run("plan", path, "--site", "here", "--calibrate").returncode == 0
+    plan = json.loads(run("plan", path, "--site", "here", "--volume", "2/3", "--json").stdout)
+    assert (plan["structures"], plan["first_structure"]) == (2, 2)
+    assert run("simulate", path, "--volume", "2/3").returncode == 0
+    (real,) = path.parent.glob("small.v2of3.hdf5")
+    assert plan["file_bytes"] == real.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--site", "nowhere"), "there is no calibration of site 'nowhere'"),
+        (("--site", "../../etc"), "is no name"),
+        (("--nodes", "0"), "whole numbers from 1 on"),
+        (("--nodes", "1,a"), "whole numbers from 1 on"),
+        (("--nodes", ""), "whole numbers from 1 on"),
+        (("--walltime", "soon"), "is no duration"),
+        (("--volume", "7/8"), "volume 7/8 does not exist"),
+        (("-o", "no/such/folder/x.hdf5"), "does not exist"),
+        (("--device", "tpu"), "tpu"),
+        (("--ranks-per-node", "0"), "ranks-per-node"),
+    ],
+)
+def test_bad_requests_are_refused_at_once(run, variant, arguments, said):
+    done = run("plan", variant(), *arguments)
+    assert done.returncode == 2 and said in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr and "timing" not in done.stderr
+
+
+def test_benchmark_tells_every_step(run, variant):
+    done = run("benchmark", variant(), "--structures", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["timed"] == 3 and told["ranks"] == 1 and told["efficiency"] is None
+    assert sum(told["shares"].values()) == pytest.approx(1)
+    steps = {"structure", "displacements", "exit waves", "labels", "imaging", "detection"}
+    assert steps | {"digests", "writing"} <= told["seconds"].keys()
+    assert all(told["seconds"][step] > 0 for step in steps)
+    assert told["images_per_second"] == pytest.approx(4 * told["structures_per_second"])
+    assert 1e8 < told["peak_bytes"] < 1e10
+    table = run("benchmark", variant())
+    assert table.returncode == 0 and "a structure" in table.stdout and "100%" in table.stdout
+
+
+def test_benchmark_refuses_a_bad_campaign(run, variant):
+    done = run("benchmark", variant(("energy: 200 keV", "energy: 200")))
+    assert done.returncode == 2 and "no unit" in done.stderr
+    assert run("benchmark", variant(), "--folder", "/nowhere").returncode == 2
+
+
+def test_ranks_are_timed_at_once(run_mpi, variant):
+    """All of them, then one table; the calibration knows how many there were."""
+    path = variant()
+    environment = dict(os.environ)
+    done = run_mpi(2, *HPCTEM, "benchmark", path, "--json", cwd=path.parent, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["ranks"] == 2 and len(told["rank_structures_per_second"]) == 2
+    assert 0.2 < told["efficiency"] < 2.5
+    kept = run_mpi(
+        *(2, *HPCTEM, "plan", path, "--site", "two", "--calibrate", "--json"), cwd=path.parent
+    )
+    assert kept.returncode == 0, kept.stderr
+    plan = json.loads(kept.stdout)
+    assert plan["calibration"]["ranks"] == 2
+    assert plan["schedules"][0]["ranks"] == plan["ranks_per_node"]
+
+
+def test_an_error_on_all_ranks_is_told_once(run_mpi, variant):
+    path = variant()
+    done = run_mpi(2, *HPCTEM, "plan", path, "--site", "nowhere", cwd=path.parent)
+    assert done.returncode == 2 and done.stderr.count("there is no calibration") == 1

@@ -1,0 +1,255 @@
+"""A calibration tells what a campaign costs here, and what another one would."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpctem.backend import select_backend
+from hpctem.calibration import sites
+from hpctem.calibration.calibrate import (
+    Calibration,
+    average_calibrations,
+    calibrate,
+    cost_signature,
+    count_cores,
+)
+from hpctem.calibration.estimate import estimate
+from hpctem.calibration.measure import time_structure
+from hpctem.calibration.transforms import floor_seconds, time_transforms, transform_seconds
+from hpctem.calibration.workload import describe_structure, describe_work
+from hpctem.campaign import Experiment, compute_structure
+from hpctem.errors import ConfigError, SampleError
+from hpctem.parallel import Communicator
+from hpctem.simulate import CampaignFile, lay_out, read_campaign
+
+SMALL = Path(__file__).parents[1] / "small.yaml"
+CPU = select_backend("cpu")
+PHONONS = ("phonons: {configurations: 2}", "phonons: {configurations: 12}")
+LARGER = (
+    ("3.2 nm, 3.2 nm", "9.6 nm, 9.6 nm"),
+    PHONONS,
+    ("foci: 2", "foci: 5"),
+    ("{uniform: [6 A, 12 A]}", "24 A"),
+)
+
+
+def write(folder: Path, *changes: tuple[str, str]) -> CampaignFile:
+    text = SMALL.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = folder / "campaign.yaml"
+    path.write_text(text)
+    return read_campaign(path)
+
+
+def set_up(campaign: CampaignFile) -> tuple[Experiment, object, range]:
+    experiment = Experiment(campaign.config, CPU)
+    structures = range(campaign.config.campaign.structures)
+    return experiment, lay_out(campaign, experiment, structures), structures
+
+
+def measure(campaign: CampaignFile, folder: Path, structures: int = 2) -> Calibration:
+    return calibrate(campaign, CPU, folder, Communicator(), structures)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Calibration:
+    return measure(read_campaign(SMALL), tmp_path_factory.mktemp("small"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (("  phonons: {configurations: 2}\n", ""),),
+        (("  phonons: {configurations: 2}\n", ""), ("dose: {", "median: stored\n  dose: {")),
+    ],
+    ids=["still", "median"],
+)
+def test_what_is_timed_is_what_the_main_job_computes(tmp_path, changes):
+    campaign = write(tmp_path, *changes)
+    experiment, layout, _ = set_up(campaign)
+    timed = time_structure(experiment, 2, layout).rows
+    rows = compute_structure(experiment, 2)
+    assert timed.keys() == rows.keys()
+    for path, values in rows.items():
+        np.testing.assert_array_equal(timed[path], values, err_msg=path)
+
+
+def test_two_phonons_stand_for_all(tmp_path):
+    """The steps add up to the time of the whole structure; without scaling they would not."""
+    campaign = write(tmp_path, *LARGER)
+    experiment, layout, _ = set_up(campaign)
+    time_structure(experiment, 0, layout)
+    ratios = []
+    for index in (1, 2, 3):
+        begin = time.perf_counter()
+        compute_structure(experiment, index)
+        whole = time.perf_counter() - begin
+        ratios.append(sum(time_structure(experiment, index, layout).seconds.values()) / whole)
+    assert 0.6 < np.median(ratios) < 1.7  # a sixth with the phonons left as computed
+
+
+def test_steps_and_rates_say_the_same(small):
+    experiment, layout, structures = set_up(read_campaign(SMALL))
+    signature = cost_signature(read_campaign(SMALL))
+    work = describe_work(experiment, layout, structures)
+    cost = estimate(small, work, signature)
+    assert cost.measured and not cost.notes
+    assert cost.seconds == pytest.approx(small.structure_seconds, rel=0.3)
+    own = estimate(small, small.work, signature)
+    for step, seconds in small.seconds.items():
+        assert own.steps[step] == pytest.approx(seconds), step
+
+
+def test_another_campaign_is_foretold(tmp_path, small):
+    """Nine times the pixels, six times the phonons, other slices and foci: 50 times the work."""
+    campaign = write(tmp_path, *LARGER)
+    experiment, layout, structures = set_up(campaign)
+    cost = estimate(small, describe_work(experiment, layout, structures), cost_signature(campaign))
+    real = measure(campaign, tmp_path, 1).structure_seconds
+    assert real > 15 * small.structure_seconds
+    assert not cost.measured and cost.error > 0.4
+    assert real / 3 < cost.seconds < 3 * real
+
+
+def test_other_physics_is_told_and_widens_the_error(tmp_path, small):
+    changes = ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite")
+    campaign = write(tmp_path, changes)
+    experiment, layout, structures = set_up(campaign)
+    work = describe_work(experiment, layout, structures)
+    same = dataclasses.replace(work, finite=False)
+    cost = estimate(small, work, cost_signature(campaign))
+    assert cost.error > estimate(small, same, cost_signature(campaign)).error
+    assert any("projection" in note for note in cost.notes)
+    assert any("depth functions: not timed" in note for note in cost.notes)
+
+
+def test_average_work_is_near_the_campaigns_mean():
+    experiment, layout, structures = set_up(read_campaign(SMALL))
+    work = describe_work(experiment, layout, structures)
+    sampled = [experiment.structure(index) for index in structures]
+    assert work.atoms == pytest.approx(np.mean([len(s.positions) for s in sampled]))
+    assert work.particles == pytest.approx(np.mean([len(s.particles) for s in sampled]))
+    assert (work.phonons, work.foci, work.images) == (2, 2, 4)
+    assert work.wave == experiment.grids.wave and work.stored == (96, 96)
+    assert work.stored_bytes == layout.structure_bytes
+
+
+def test_transforms_are_those_of_the_formulas():
+    experiment, layout, _ = set_up(read_campaign(SMALL))
+    work = describe_structure(experiment, experiment.structure(0), layout)
+    work = dataclasses.replace(work, slices=10.0, phonons=3, waves=2, foci=4, planes=5.0)
+    # a slice: t there and back, psi there and back; a pair of slices: two elements there, V back
+    assert work.transforms()["exit waves"] == {work.wave: 2 * 3 * (10 * 4 + 5 * 3)}
+    assert work.transforms()["imaging"] == {work.exit: 2 * 3 + 4 * 3 * 5}
+    masked = dataclasses.replace(work, mask="phase", particles=2.0)
+    # two particles: potential and blur of each wave; multislice and a propagation of each alone
+    assert work.exit == work.wave
+    assert masked.transforms()["labels"] == {work.wave: 2 * 2 * (4 + 3 * (55 + 2))}
+    assert dataclasses.replace(work, particles=0.0).transforms()["labels"][work.exit] == 0
+
+
+def test_transform_times_are_interpolated():
+    timed = {(64, 64): 1.0e-4, (256, 256): 3.2e-3}
+    assert transform_seconds((64, 64), timed) == 1.0e-4
+    per_work = [1.0e-4 / (4096 * 12), 3.2e-3 / (65536 * 16)]
+    between = transform_seconds((128, 128), timed) / (16384 * 14)
+    assert between == pytest.approx(np.mean(per_work))
+    assert transform_seconds((512, 512), timed) == pytest.approx(per_work[1] * 262144 * 18)
+    assert floor_seconds({(64, 64): 10, (256, 256): 2}, timed) == pytest.approx(7.4e-3)
+
+
+def test_larger_transforms_take_longer():
+    timed = time_transforms([(64, 64), (512, 512), (64, 64)], CPU)
+    assert list(timed) == [(64, 64), (512, 512)]
+    assert 10 < timed[512, 512] / timed[64, 64] < 1000
+
+
+def test_signature_is_of_the_cost_alone(tmp_path):
+    small = cost_signature(read_campaign(SMALL))
+    same = (
+        ("name: small", "name: other"),
+        ("seed: 7", "seed: 8"),
+        ("structures: 6", "structures: 9"),
+    )
+    assert cost_signature(write(tmp_path, *same)) == small
+    assert cost_signature(write(tmp_path, PHONONS)) != small
+
+
+def test_calibrations_are_kept_and_read_back(tmp_path, monkeypatch, small):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = sites.keep_calibration("my-site", small)
+    assert path == tmp_path / "hpctem/calibrations/my-site.json"
+    assert sites.read_calibrations("my-site") == [small]
+    later = dataclasses.replace(small, made="later")
+    more = dataclasses.replace(small, ranks=2)
+    for calibration in (later, more):
+        sites.keep_calibration("my-site", calibration)
+    assert sites.read_calibrations("my-site") == [later, more]
+    assert sites.choose_calibration([later, more], small.work, small.signature) == more
+
+
+def test_the_likest_campaign_is_chosen(tmp_path, small):
+    campaign = write(tmp_path, *LARGER)
+    experiment, layout, structures = set_up(campaign)
+    work = describe_work(experiment, layout, structures)
+    twin = dataclasses.replace(small, campaign="twin", signature="x", work=work)
+    assert sites.choose_calibration([small, twin], work, "y") == twin
+    assert sites.choose_calibration([small, twin], small.work, "y") == small
+    assert sites.choose_calibration([small, twin], work, small.signature) == small
+
+
+@pytest.mark.parametrize("site", ["", "../x", "a/b", ".hidden", "x" * 65, "a b"])
+def test_sites_are_names(site):
+    with pytest.raises(ConfigError, match="is no name"):
+        sites.site_path(site)
+
+
+def test_missing_and_damaged_calibrations_say_what_to_do(tmp_path, monkeypatch, small):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = sites.keep_calibration("cluster", small)
+    with pytest.raises(ConfigError, match=r"did you mean 'cluster'.*--site clustre --calibrate"):
+        sites.read_calibrations("clustre")
+    whole = path.read_text()
+    document = json.loads(whole)
+    del document["calibrations"][0]["rates"]
+    for text in ("", "{}", "[1]", "not json", whole[:-200], json.dumps(document)):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="delete it and calibrate again"):
+            sites.read_calibrations("cluster")
+
+
+def test_a_campaign_without_a_good_structure_is_refused(tmp_path):
+    campaign = write(tmp_path, ("dose: {grid: [400 e/A^2, 1600 e/A^2]", "dose: {grid: [4e6 e/A^2]"))
+    with pytest.raises(SampleError, match="structures in a row fail"):
+        measure(campaign, tmp_path)
+
+
+def test_nothing_is_left_in_the_folder(tmp_path):
+    measure(read_campaign(SMALL), tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_are_averaged(small):
+    slow = dataclasses.replace(
+        small,
+        seconds={step: 3 * s for step, s in small.seconds.items()},
+        peak=2 * small.peak,
+    )
+    mean = average_calibrations([small, slow])
+    assert mean.structure_seconds == pytest.approx(2 * small.structure_seconds)
+    assert mean.peak == 2 * small.peak and mean.timed == 2 * small.timed
+    assert mean.bandwidth == pytest.approx(small.bandwidth)
+
+
+def test_cores_are_counted():
+    import os
+
+    assert 1 <= count_cores() <= (os.cpu_count() or 1)
