@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +16,14 @@ import numpy as np
 from hpctem.database.digest import digest_outside, digest_rows, digest_segment
 from hpctem.database.journal import journal_folder, write_durably
 from hpctem.database.plan import plan_key, rebuild, write_plan
-from hpctem.database.schema import PENDING, PLAN_PATH, QUARANTINED, STATUS_PATH, Layout
+from hpctem.database.schema import (
+    DIGEST_BYTES,
+    PENDING,
+    PLAN_PATH,
+    QUARANTINED,
+    STATUS_PATH,
+    Layout,
+)
 from hpctem.database.writer import read_offsets
 from hpctem.errors import DatabaseError, MachineError
 
@@ -131,8 +139,8 @@ def write_marker(path: Path, layout: Layout, folder: Path, plan: str, quarantine
     """Declare the database complete: COMPLETE in the journal folder.
 
     It holds where the rows lie, a digest of every byte outside them, the plan and the texts of the
-    campaign: damage to the structures of HDF5 itself is found, the rows are checked and the damage
-    is repaired without trusting them.
+    campaign, and a digest of itself: damage to the structures of HDF5 itself is found, the rows are
+    checked and the damage is repaired without trusting them.
     """
     offsets = read_offsets(path, layout)
     items = sorted(layout.datasets, key=lambda item: offsets[item.path])
@@ -152,7 +160,13 @@ def write_marker(path: Path, layout: Layout, folder: Path, plan: str, quarantine
         }
     finally:
         os.close(descriptor)
-    write_durably(folder / MARKER, json.dumps(marker).encode())
+    write_durably(folder / MARKER, json.dumps({**marker, "digest": digest_marker(marker)}).encode())
+
+
+def digest_marker(marker: Mapping[str, Any]) -> str:
+    """BLAKE2b-128 of what a marker says, as hex: damage to it is not mistaken for the file's."""
+    said = json.dumps({name: value for name, value in marker.items() if name != "digest"})
+    return hashlib.blake2b(said.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _sync(descriptor: int, path: Path) -> None:
@@ -169,13 +183,15 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """
     try:
         marker = json.loads((folder / MARKER).read_bytes())
-        if {"plan", "structures", "quarantined", "size", "rows", "outside"} <= set(marker):
+        if marker["digest"] == digest_marker(marker):
             return marker
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError):
+    except (LookupError, ValueError, TypeError):
         pass
-    raise DatabaseError(f"{folder / MARKER} is damaged; delete it and run simulate again to verify")
+    raise DatabaseError(
+        f"{folder / MARKER} is damaged: delete it and run the job again, which verifies every row"
+    )
 
 
 def is_marked(folder: Path, key: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpctem.database.finish import MARKER, outside_is_intact, read_marker, recall
+from hpctem.database.finish import outside_is_intact, read_marker, recall
 from hpctem.database.hdf5 import name_damage, open_file, read_layout, read_plan, require_hdf5
 from hpctem.database.journal import journal_folder, read_journals
 from hpctem.database.plan import plan_key
@@ -332,12 +332,7 @@ def open_database(path: str | Path) -> Database:
     require_hdf5(path)
     folder = journal_folder(path)
     marker = read_marker(folder)
-    try:
-        intact = marker is not None and outside_is_intact(path, marker)
-    except (TypeError, ValueError, LookupError) as error:
-        raise DatabaseError(
-            f"{folder / MARKER} is damaged; delete it and run simulate again to verify"
-        ) from error
+    intact = marker is not None and outside_is_intact(path, marker)
     known = recall(marker) if intact else None
     if known is not None:
         plan, layout, offsets = known.plan, known.layout, dict(known.offsets)
