@@ -170,7 +170,7 @@ def subset(databases: tuple[Path, ...], output: Path, **options: Any) -> None:
 
     One order: --where, --stratify, --combinations, --sample N:COLUMN, --per, --balance, --sample N,
     --split or --folds; --draws does all of it with other random numbers. A structure is known by
-    its atoms, in whichever database it is. The file names the rows, not the images: commands and
+    its atoms, in whichever database it is. The file names the rows, not the images: export and
     hpctem.open() take it, and check that the databases still hold these rows. A stratum with too
     few images is an error. Another subset file of that name is replaced, other files never.
 
@@ -252,6 +252,7 @@ class Scale(click.ParamType):
 )
 @click.option("--license", "licence", default="", metavar="TEXT", help="URL or SPDX name.")
 @click.option("--creator", default="", metavar="TEXT", help="Who made the data.")
+@click.option("--cite", default="", metavar="TEXT", help="What to cite, as BibTeX or text.")
 @click.option("--url", default="", metavar="URL", help="Where the data will be published.")
 @click.option(
     "--published",
@@ -272,15 +273,17 @@ def export(
     scale: tuple[float, float] | None,
     licence: str,
     creator: str,
+    cite: str,
     url: str,
     published: Any,
 ) -> None:
     """Write databases, or a subset drawn from them, as files of another format.
 
     SOURCE is a subset file (.json), whose parts become folders, or databases. The new folder holds
-    the images and masks, all columns as Parquet and CSV, the campaign files, SHA-256 digests, and a
-    Croissant description with licence and creator as given. Ranks share the work; the bytes do not
-    depend on their number. An interrupted export begins anew; one that is there already is left.
+    the images and masks, tables of all columns and of the particles and defects as Parquet and CSV,
+    the campaign files, SHA-256 digests, and a Croissant description with licence and creator as
+    given. Ranks share the work; the bytes do not depend on their number. An interrupted export
+    begins anew; one that is there already is left.
 
     \b
     Examples:
@@ -297,7 +300,7 @@ def export(
         from hpctem.export.sources import open_parts
 
         choice = communicator.on_root(lambda: Choice(kind, view, compress, shard, scale))
-        given = {"license": licence, "creator": creator, "url": url}
+        given = {"license": licence, "creator": creator, "cite": cite, "url": url}
         about = About(**{name: text for name, text in given.items() if text})
         if published is not None:
             about = replace(about, published=published.date().isoformat())

@@ -22,6 +22,8 @@ USUAL = (
 # Rows written at once, so that a million of them need little memory.
 PART = 10_000
 MOST_BINS, MOST_VALUES, BAR = 16, 24, 40
+# Numbers nearer to each other than this part of them differ by rounding only: one bin.
+SAME = 1e-9
 
 
 def usual_columns(collection: Collection, named: Sequence[str] = ()) -> list[str]:
@@ -106,7 +108,7 @@ def write_histogram(collection: Collection, name: str, stream: TextIO) -> None:
         raise ConfigError(f"{name} has {column.shape[0]} numbers for each image: no histogram")
     values = collection.column(name)
     known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    bins = _bins(column, known)
+    bins = find_bins(column, known)
     most = max((count for _, count in bins), default=0)
     width = max((len(label) for label, _ in bins), default=0)
     unit = f" [{column.units}]" if column.units else ""
@@ -120,7 +122,8 @@ def write_histogram(collection: Collection, name: str, stream: TextIO) -> None:
         stream.write(f"  without a value: {len(values) - len(known)}\n")
 
 
-def _bins(column: Column, values: np.ndarray) -> list[tuple[str, int]]:
+def find_bins(column: Column, values: np.ndarray) -> list[tuple[str, int]]:
+    """What a histogram shows: a value or a range, and how many of the values are that."""
     distinct, counts = np.unique(values, return_counts=True)
     if not column.numeric:
         order = np.argsort(-counts, kind="stable")
@@ -132,10 +135,14 @@ def _bins(column: Column, values: np.ndarray) -> list[tuple[str, int]]:
         column.dtype.kind != "f" or 3 * len(distinct) <= len(values)
     ):
         return [(f"{v:.6g}", int(count)) for v, count in zip(distinct, counts, strict=True)]
-    edges = round_edges(float(distinct[0]), float(distinct[-1]))
-    found = np.histogram(values, edges)[0]
+    low, high = float(distinct[0]), float(distinct[-1])
+    if high - low <= SAME * max(abs(low), abs(high)):
+        return [(f"{low:.6g}", len(values))]
+    edges = round_edges(low, high)
+    # Rounded edges may miss the smallest or the largest value by its last bit.
+    found = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
     return [
-        (f"{low:.6g} to {high:.6g}", int(count))
+        (f"{low:.12g} to {high:.12g}", int(count))
         for low, high, count in zip(edges[:-1], edges[1:], found, strict=True)
     ]
 

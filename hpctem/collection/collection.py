@@ -77,7 +77,7 @@ class Collection:
         return f"<{len(self)} images of {files}; {len(self.columns)} columns>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        keys = tuple((database.path, database.key) for database in self.databases)
+        keys = tuple((database.location, database.key) for database in self.databases)
         return _reopen, (keys, self.sources, self.rows)
 
     def __getitem__(self, index: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpctem.database.reader import Database, decode
+from hpctem.database.reader import Database
 from hpctem.database.schema import Field
 from hpctem.errors import ConfigError
 
@@ -221,9 +221,10 @@ def read_values(block: Block, column: Column) -> np.ndarray:
     """
     item = _stored_as(block.database, column)
     if item is not None:
-        values = decode(item, _raw(block, column, item))
         if not column.numeric:
-            return values
+            stored, places = _stored_texts(block, column, item)
+            return block.database.decode(item, stored)[places]
+        values = _raw(block, column, item)
         return values.astype(np.float64 if column.missing else column.dtype, copy=False)
     if block.file in column.missing:
         return np.full((len(block), *column.shape), np.nan if column.numeric else "")
@@ -238,6 +239,25 @@ def _stored_as(database: Database, column: Column) -> Field | None:
 def _raw(block: Block, column: Column, item: Field) -> np.ndarray:
     rows = block.rows if block.table == column.table else block.structures
     return block.database.mapped(item.path)[rows]
+
+
+def _stored_texts(
+    block: Block, column: Column, item: Field
+) -> tuple[np.ndarray, np.ndarray | slice]:
+    """Texts or category numbers as stored, and which of them each row has.
+
+    A structure's text is there once for all its rows: to make texts costs much.
+    """
+    if item.dtype.kind != "S" or block.table == column.table or not len(block):
+        return _raw(block, column, item), slice(None)
+    structures = block.structures
+    first, last = int(structures.min()), int(structures.max())
+    if last - first >= len(structures):
+        return _raw(block, column, item), slice(None)
+    there = np.zeros(last + 1 - first, bool)
+    there[structures - first] = True
+    stored = block.database.mapped(item.path)[first : last + 1][there]
+    return stored, (np.cumsum(there) - 1)[structures - first]
 
 
 def _standing(block: Block, name: str) -> np.ndarray:
@@ -279,10 +299,12 @@ def read_arrow(block: Block, column: Column) -> pyarrow.Array:
     item = _stored_as(block.database, column)
     if column.categories:
         return pa.DictionaryArray.from_arrays(_numbers(block, column, item), column.categories)
+    if not column.numeric and item is not None:
+        stored, places = _stored_texts(block, column, item)
+        texts = pa.array(block.database.decode(item, stored).reshape(-1).tolist(), pa.string())
+        texts = pa.FixedSizeListArray.from_arrays(texts, type=kind) if column.shape else texts
+        return texts if isinstance(places, slice) else texts.take(places)
     values = _standing(block, column.name) if item is None else _raw(block, column, item)
-    if not column.numeric:
-        texts = pa.array(values.reshape(-1).tolist(), pa.binary()).cast(pa.string())
-        return pa.FixedSizeListArray.from_arrays(texts, type=kind) if column.shape else texts
     values = values.astype(column.dtype, copy=values.ctypes.data % column.dtype.itemsize != 0)
     flat = pa.array(values.reshape(-1), from_pandas=column.nan)
     return pa.FixedSizeListArray.from_arrays(flat, type=kind) if column.shape else flat
@@ -295,6 +317,7 @@ def _numbers(block: Block, column: Column, item: Field | None) -> np.ndarray:
         place = column.categories.index(_belonging(block, column.name))
         return np.full(len(block), place, number)
     values = _raw(block, column, item)
+    block.database.check(item, values)
     if item.categories == column.categories:
         values = np.asarray(values).astype(number, copy=False)
     else:

@@ -12,7 +12,6 @@ same one in the whole condition; in a subquery it stands behind FROM.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,16 +22,20 @@ from hpctem.collection.vocabulary import (
     ALIKE,
     ARITHMETIC,
     COMPARISONS,
-    DIMENSIONS,
     DIRECTIONS,
     MATCHES,
     NULLS,
     NUMBERS,
     NUMERIC,
     OTHERS,
+    POWERS,
     TEXTS,
+    UNKNOWN,
 )
-from hpctem.units import parse_number, parse_quantity
+from hpctem.collection.written import Written, fit, without_categories, write_number
+
+NAN = "CAST('nan' AS DOUBLE)"
+MOST_POWERS = 8
 
 
 @dataclass(frozen=True)
@@ -83,28 +86,12 @@ def check_order(text: str, columns: Columns) -> Condition:
     return writer.finish(", ".join(keys))
 
 
-@dataclass(frozen=True)
-class _Written:
-    """SQL and what is known of its value.
-
-    string       the text of a string constant
-    numeric      it is a number, in `units`
-    categories   the values it can have
-    """
-
-    text: str
-    string: str | None = None
-    numeric: bool = False
-    units: str = ""
-    categories: tuple[str, ...] = ()
-
-
 class _Writer:
     """Writes the tree of one text anew and notes what it names."""
 
     def __init__(self, source: Source, columns: Columns) -> None:
         self.source, self.names = source, Names(source, columns)
-        self.kinds: dict[str, Callable[[Node, Scope], _Written]] = {
+        self.kinds: dict[str, Callable[[Node, Scope], Written]] = {
             "COLUMN_REF": self._column,
             "CONSTANT": self._constant,
             "COMPARISON": self._comparison,
@@ -132,7 +119,7 @@ class _Writer:
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             self.source.fail(f"DuckDB gave it a form that is not known here ({error!r})")
 
-    def write(self, node: Node, scope: Scope) -> _Written:
+    def write(self, node: Node, scope: Scope) -> Written:
         """SQL for one expression."""
         write = self.kinds.get(node["class"])
         if write is None:
@@ -140,110 +127,76 @@ class _Writer:
             self.source.fail(f"{kind} expressions are not allowed", node)
         return write(node, scope)
 
-    def _all(self, nodes: Sequence[Node], scope: Scope) -> list[_Written]:
+    def _all(self, nodes: Sequence[Node], scope: Scope) -> list[Written]:
         return [self.write(node, scope) for node in nodes]
 
-    def _column(self, node: Node, scope: Scope) -> _Written:
+    def _column(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "column_names")
         *given, name = node["column_names"]
         if len(given) > 1:
             self.source.fail(f"{'.'.join(node['column_names'])!r} is no column", node)
         alias, column = self.names.resolve(given[0] if given else "", name, scope, node)
-        return _Written(
+        return Written(
             f"{quote(alias)}.{quote(column.name)}",
             numeric=column.numeric and not column.shape,
             units=column.units,
             categories=column.categories,
         )
 
-    def _constant(self, node: Node, scope: Scope) -> _Written:
+    def _constant(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "literal")
         kind, text = node["literal"]["kind"], node["literal"].get("text", "")
         if kind == "STRING":
-            return _Written(_text(text), string=text)
+            return Written(_text(text), string=text)
         if kind == "INTEGER" and re.fullmatch(r"-?[\d_]{1,18}", text):
-            return _Written(f"({int(text)})", numeric=True)
+            return Written(f"({int(text)})", numeric=True)
         if kind in ("INTEGER", "NUMERIC"):
-            return _Written(self._number(float(text), node), numeric=True)
+            return Written(write_number(self.source, float(text), node), numeric=True)
         if kind == "NULL_LITERAL" or (kind == "BOOLEAN" and text in ("true", "false")):
-            return _Written(text.upper() or "NULL")
+            return Written(text.upper() or "NULL")
         self.source.fail(f"constants of kind {kind.lower()} are not allowed", node)
 
-    def _number(self, value: float, node: Node) -> str:
-        """A double in SQL, to the last bit (DuckDB takes 0.1 for a decimal)."""
-        if not math.isfinite(value):
-            self.source.fail("the number is too large", node)
-        written = repr(value)
-        return f"({written})" if "e" in written else f"({written}e0)"
-
-    def _fit(self, values: list[_Written], nodes: Sequence[Node]) -> list[_Written]:
-        """String constants beside numbers become numbers in their unit; categories must exist."""
-        known = next((v for v in values if v.numeric and v.units), None)
-        known = known or next((v for v in values if v.numeric), None)
-        named = next((v for v in values if v.categories), None)
-        fitted = []
-        for value, node in zip(values, nodes, strict=True):
-            if value.string is not None and known is not None:
-                value = self._measure(value.string, known, node)
-            elif value.string is not None and named and value.string not in named.categories:
-                near = difflib.get_close_matches(value.string, named.categories, 1)
-                hint = f"; nearest: {near[0]!r}" if near else ""
-                values_ = ", ".join(named.categories[:8])
-                self.source.fail(f"{value.string!r} is none of the values {values_}{hint}", node)
-            fitted.append(value)
-        return fitted
-
-    def _measure(self, text: str, known: _Written, node: Node) -> _Written:
-        try:
-            if known.units in DIMENSIONS:
-                value = parse_quantity(text, DIMENSIONS[known.units])
-            else:
-                value = parse_number(text)
-        except ValueError as error:
-            self.source.fail(str(error), node)
-        return _Written(self._number(value, node), numeric=True, units=known.units)
-
-    def _comparison(self, node: Node, scope: Scope) -> _Written:
+    def _comparison(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "left", "right")
         if node["type"] not in COMPARISONS:
             self.source.fail(f"{node['type']} is not allowed", node)
         nodes = [node["left"], node["right"]]
         values = self._all(nodes, scope)
         if node["type"] not in ("COMPARE_EQUAL", "COMPARE_NOTEQUAL"):
-            values = [_without_categories(value) for value in values]
-        left, right = self._fit(values, nodes)
-        return _Written(f"({left.text} {COMPARISONS[node['type']]} {right.text})")
+            values = [without_categories(value) for value in values]
+        left, right = fit(self.source, values, nodes)
+        return Written(f"({left.text} {COMPARISONS[node['type']]} {right.text})")
 
-    def _conjunction(self, node: Node, scope: Scope) -> _Written:
+    def _conjunction(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "children")
         word = {"CONJUNCTION_AND": " AND ", "CONJUNCTION_OR": " OR "}[node["type"]]
-        return _Written(f"({word.join(v.text for v in self._all(node['children'], scope))})")
+        return Written(f"({word.join(v.text for v in self._all(node['children'], scope))})")
 
-    def _operator(self, node: Node, scope: Scope) -> _Written:
+    def _operator(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "children")
         kind, values = node["type"], self._all(node["children"], scope)
         if kind in ("COMPARE_IN", "COMPARE_NOT_IN"):
-            first, *others = (v.text for v in self._fit(values, node["children"]))
+            first, *others = (v.text for v in fit(self.source, values, node["children"]))
             word = "IN" if kind == "COMPARE_IN" else "NOT IN"
-            return _Written(f"({first} {word} ({', '.join(others)}))")
+            return Written(f"({first} {word} ({', '.join(others)}))")
         if kind == "OPERATOR_NOT":
-            return _Written(f"(NOT {values[0].text})")
+            return Written(f"(NOT {values[0].text})")
         if kind in ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"):
-            return _Written(f"({values[0].text} {kind[9:].replace('_', ' ')})")
+            return Written(f"({values[0].text} {kind[9:].replace('_', ' ')})")
         if kind == "OPERATOR_COALESCE":
-            return self._call("coalesce", self._fit(values, node["children"]))
+            return self._call("coalesce", fit(self.source, values, node["children"]), node)
         if kind == "ARRAY_EXTRACT":
-            return _Written(f"{values[0].text}[{values[1].text}]")
+            return Written(f"{values[0].text}[{values[1].text}]")
         self.source.fail(f"{kind.lower().replace('_', ' ')} is not allowed", node)
 
-    def _between(self, node: Node, scope: Scope) -> _Written:
+    def _between(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "input", "lower", "upper")
         nodes = [node["input"], node["lower"], node["upper"]]
-        values = [_without_categories(value) for value in self._all(nodes, scope)]
-        value, lower, upper = (v.text for v in self._fit(values, nodes))
-        return _Written(f"({value} BETWEEN {lower} AND {upper})")
+        values = [without_categories(value) for value in self._all(nodes, scope)]
+        value, lower, upper = (v.text for v in fit(self.source, values, nodes))
+        return Written(f"({value} BETWEEN {lower} AND {upper})")
 
-    def _case(self, node: Node, scope: Scope) -> _Written:
+    def _case(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "case_checks", "else_expr")
         checks = [
             f"WHEN {self.write(check['when_expr'], scope).text} "
@@ -251,9 +204,9 @@ class _Writer:
             for check in node["case_checks"]
         ]
         last = self.write(node["else_expr"], scope).text
-        return _Written(f"(CASE {' '.join(checks)} ELSE {last} END)")
+        return Written(f"(CASE {' '.join(checks)} ELSE {last} END)")
 
-    def _cast(self, node: Node, scope: Scope) -> _Written:
+    def _cast(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "child", "type_expr", "try_cast")
         self.source.only(node["type_expr"], "type_name", "qualified_name")
         name = node["type_expr"]["type_name"].upper()
@@ -263,9 +216,9 @@ class _Writer:
             )
         word = "TRY_CAST" if node["try_cast"] else "CAST"
         text = f"{word}({self.write(node['child'], scope).text} AS {name})"
-        return _Written(text, numeric=name in NUMBERS)
+        return Written(text, numeric=name in NUMBERS)
 
-    def _function(self, node: Node, scope: Scope) -> _Written:
+    def _function(self, node: Node, scope: Scope) -> Written:
         names = ("function_name", "arguments", "is_operator", "qualified_name")
         self.source.only(node, *names, "distinct", "filter")
         name = node["function_name"].lower()
@@ -277,13 +230,14 @@ class _Writer:
             self.source.fail(f"{name} takes no named arguments", node)
         values = self._all(nodes, scope)
         if node["is_operator"] and name in ARITHMETIC:
-            values = self._fit(values, nodes) if name in "+-" else values
+            values = fit(self.source, values, nodes) if name in "+-" else values
             units = next((v.units for v in values if v.units), "") if name in "+-" else ""
             texts = [value.text for value in values]
             text = f"({texts[0]} {name} {texts[1]})" if len(texts) == 2 else f"({name} {texts[0]})"
-            return _Written(text, numeric=True, units=units)
+            text = self._power(text, node) if name in POWERS else text
+            return Written(text, numeric=True, units=units)
         if name in MATCHES and len(values) == 2:
-            return _Written(f"({values[0].text} {MATCHES[name]} {values[1].text})")
+            return Written(f"({values[0].text} {MATCHES[name]} {values[1].text})")
         if name not in (*ALIKE, *NUMERIC, *OTHERS):
             near = difflib.get_close_matches(name, (*ALIKE, *NUMERIC, *OTHERS), 2)
             hint = f"; nearest: {', '.join(near)}" if near else ""
@@ -292,22 +246,31 @@ class _Writer:
             f" FILTER (WHERE {self.write(node['filter'], scope).text})" if node["filter"] else ""
         )
         if name in ("least", "greatest", "nullif"):
-            values = self._fit(values, nodes)
-        return self._call(name, values, "DISTINCT " if node["distinct"] else "", where)
+            values = fit(self.source, values, nodes)
+        return self._call(name, values, node, "DISTINCT " if node["distinct"] else "", where)
 
     def _call(
-        self, name: str, values: list[_Written], distinct: str = "", where: str = ""
-    ) -> _Written:
+        self, name: str, values: list[Written], node: Node, distinct: str = "", where: str = ""
+    ) -> Written:
         if name == "count_star":
-            return _Written(f"count(*){where}", numeric=True)
+            return Written(f"count(*){where}", numeric=True)
         text = f"{name}({distinct}{', '.join(value.text for value in values)}){where}"
+        if name in UNKNOWN:
+            return Written(f"coalesce({text}, {UNKNOWN[name]})")
+        text = self._power(text, node) if name in POWERS else text
         numeric = name in NUMERIC or (
             name in (*ALIKE, "coalesce") and any(value.numeric for value in values)
         )
         units = next((v.units for v in values if v.units), "") if name not in NUMERIC else ""
-        return _Written(text, numeric=numeric, units=units if numeric else "")
+        return Written(text, numeric=numeric, units=units if numeric else "")
 
-    def _subquery(self, node: Node, scope: Scope) -> _Written:
+    def _power(self, text: str, node: Node) -> str:
+        """NULL where a power is NaN, which for DuckDB is larger than any number."""
+        if text.count(NAN) > MOST_POWERS:  # each has DuckDB compute it twice
+            self.source.fail(f"more than {MOST_POWERS} powers within each other", node)
+        return f"nullif({text}, {NAN})"
+
+    def _subquery(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "subquery_type", "subquery", "child", "comparison_type")
         kind, select = node["subquery_type"], node["subquery"]["node"]
         if select["type"] != "SELECT_NODE":
@@ -331,15 +294,17 @@ class _Writer:
         text += f" GROUP BY {', '.join(groups)}" if groups else ""
         text += f" HAVING {having}" if having else ""
         if kind in ("EXISTS", "NOT_EXISTS"):
-            return _Written(f"({kind.replace('_', ' ')} ({text}))")
+            return Written(f"({kind.replace('_', ' ')} ({text}))")
         if kind == "SCALAR":
-            return _Written(f"({text})", None, value.numeric, value.units, value.categories)
-        child = self._fit([self.write(node["child"], scope), value], [node["child"], node])[0]
-        return _Written(f"({child.text} {COMPARISONS[node['comparison_type']]} ANY ({text}))")
+            return Written(f"({text})", None, value.numeric, value.units, value.categories)
+        child = fit(self.source, [self.write(node["child"], scope), value], [node["child"], node])[
+            0
+        ]
+        return Written(f"({child.text} {COMPARISONS[node['comparison_type']]} ANY ({text}))")
 
-    def _selected(self, nodes: list[Node], kind: str, scope: Scope, parent: Node) -> _Written:
+    def _selected(self, nodes: list[Node], kind: str, scope: Scope, parent: Node) -> Written:
         if kind in ("EXISTS", "NOT_EXISTS") and [node["class"] for node in nodes] == ["STAR"]:
-            return _Written("1")
+            return Written("1")
         if len(nodes) != 1 or nodes[0]["class"] == "STAR":
             self.source.fail("a subquery selects one value", parent)
         return self.write(nodes[0], scope)
@@ -363,10 +328,6 @@ class _Writer:
                 conditions.append(node["condition"])
             return
         self.names.add_table(node, scope, parent)
-
-
-def _without_categories(value: _Written) -> _Written:
-    return _Written(value.text, value.string, value.numeric, value.units)
 
 
 def _text(value: str) -> str:

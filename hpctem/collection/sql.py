@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 MEMORY = "1GB"
 MOST_THREADS = 8
 MOST_CHARACTERS = 10**6
-# No files, no network, no extensions, no Python objects; and nothing of it can be changed.
+# No files, no network, no extensions, no Python objects; and nothing of it can be changed. The root
+# of -1 and 1 / 0 are errors: as NaN they would be larger than any number.
 LOCKED = {
     "enable_external_access": "false",
     "autoload_known_extensions": "false",
@@ -25,6 +26,7 @@ LOCKED = {
     "python_enable_replacements": "false",
     "memory_limit": MEMORY,
     "temp_directory": "",
+    "ieee_floating_point_ops": "false",
 }
 # What every node of a syntax tree may have beside what its reader looks at.
 PLAIN = ("class", "type", "alias", "query_location", "query_location_length")
@@ -146,4 +148,5 @@ class Source:
 def first_line(error: BaseException) -> str:
     """What DuckDB says, without the query that was run and without its kind of error."""
     text = str(error).split("\n")[0].strip()
+    text = re.sub(r" in expression .* Use TRY.*", "; nullif(x, 0) makes NULL of zero", text)
     return re.sub(r"^[A-Z][\w ]* Error: ", "", text) or type(error).__name__

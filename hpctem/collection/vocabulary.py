@@ -20,6 +20,10 @@ COMPARISONS = {
     "COMPARE_NOT_DISTINCT_FROM": "IS NOT DISTINCT FROM",
 }
 ARITHMETIC = ("+", "-", "*", "/", "//", "%", "**", "^", "&", "|", "<<", ">>")
+# A negative number to a fraction is NaN; other computations without a result are errors.
+POWERS = ("**", "^", "pow", "power")
+# What is true of a number that does not apply: it is NaN in the file, NULL in a condition.
+UNKNOWN = {"isnan": "true", "isinf": "false", "isfinite": "false"}
 MATCHES = {
     "~~": "LIKE",
     "!~~": "NOT LIKE",

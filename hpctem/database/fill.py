@@ -205,8 +205,12 @@ def _take_up(job: _Job) -> tuple[Journals, bool]:
         status = file[STATUS_PATH][()]
         marked = is_marked(job.folder, job.key)
         journals = read_journals(job.folder, job.key)
-        if marked or journals.known:
-            return journals, marked
+        if marked:  # what damaged or lost journals no longer tell stands in the file
+            if len(journals.commits) < job.layout.segments:
+                journals.commits = read_commits(job.path, job.layout) | journals.commits
+            return journals, True
+        if journals.known:
+            return journals, False
         if journals.damaged:
             raise DatabaseError(
                 f"the journals in {job.folder} are not those of {job.path}: put its own there, or "

@@ -73,7 +73,7 @@ class Database:
         return f"<{self.path}: {held}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_database, (self.path,)
+        return open_database, (self.location,)
 
     def close(self) -> None:
         """Close the HDF5 file, if `file` opened it."""
@@ -83,7 +83,12 @@ class Database:
     @cached_property
     def file(self) -> h5py.File:
         """The HDF5 file for what nothing else offers, opened when first asked for."""
-        return h5py.File(self.path, "r", locking=False)
+        return h5py.File(self.location, "r", locking=False)
+
+    @property
+    def location(self) -> Path:
+        """Its path from the root, wherever the process is by now."""
+        return self._bytes.location
 
     @property
     def campaign(self) -> dict[str, str]:
@@ -221,14 +226,14 @@ class Database:
         return self._stored(item, rows)
 
     def mapped(self, name: str) -> np.ndarray:
-        """A whole dataset, every row of the file, mapped into memory read-only.
+        """A whole column, or the digests of a table by their path, mapped into memory read-only.
 
-        Rows outside `rows(table)` mean nothing. Categories are numbers, texts bytes.
+        Every row of the file; those outside `rows(table)` mean nothing. Categories are numbers,
+        texts bytes.
         """
-        item = self.field(name)
+        item = find_field(self.layout.datasets, name)
         shape = (self.layout.rows(item.table), *item.shape)
-        whole = np.memmap(self.path, item.dtype, "r", self.offsets[item.path], shape)
-        return whole.view(np.ndarray)
+        return self._bytes.map(item.dtype, shape, self.offsets[item.path])
 
     def piece(self, item: Field, start: int, count: int) -> np.ndarray:
         """Consecutive rows of a dataset as they are in the file, good or not, in one array.
@@ -239,12 +244,20 @@ class Database:
         self._bytes.read(values, self.offsets[item.path] + start * item.row_bytes)
         return values
 
+    def check(self, item: Field, values: np.ndarray) -> None:
+        """Raise DatabaseError for a number that stands for no category: the row is damaged."""
+        if item.categories and values.size and int(values.max()) >= len(item.categories):
+            raise DatabaseError(
+                f"{self.path}: {item.path} holds {values.max()}, which is none of its "
+                f"{len(item.categories)} categories; 'hpctem verify' names the damaged rows"
+            )
+
     def decode(self, item: Field, values: np.ndarray) -> np.ndarray:
-        """Texts and category numbers as str, other values as they are; errors as `decode`."""
-        try:
-            return decode(item, values)
-        except DatabaseError as error:
-            raise DatabaseError(f"{self.path}: {error}") from error
+        """Texts and category numbers as str, other values as they are; errors as `check`."""
+        self.check(item, values)
+        if item.categories:
+            return np.array(item.categories)[values]
+        return _decode_texts(values) if item.dtype.kind == "S" else values
 
     @cached_property
     def images(self) -> StoredRows:
@@ -288,27 +301,16 @@ class Database:
         return StoredRows(self._bytes, self.offsets[item.path], item.dtype, item.shape, rows)
 
     def _read(self, item: Field, rows: np.ndarray) -> np.ndarray:
-        # Of a column of which much is wanted, reading all is faster than reading many runs.
-        if item.row_bytes <= 64 and 16 * len(rows) >= self.layout.rows(item.table):
-            whole = self.piece(item, 0, self.layout.rows(item.table))
-            return whole if len(rows) == len(whole) and (np.diff(rows) == 1).all() else whole[rows]
-        return self._stored(item, rows)[:]
+        if item.row_bytes > 64:
+            return self._stored(item, rows)[:]
+        # Of a column of which much is wanted, reading all is fastest; of few rows, their pages.
+        if 16 * len(rows) < self.layout.rows(item.table):
+            return self.mapped(item.path)[rows]
+        whole = self.piece(item, 0, self.layout.rows(item.table))
+        return whole if len(rows) == len(whole) and (np.diff(rows) == 1).all() else whole[rows]
 
 
-def decode(item: Field, values: np.ndarray) -> np.ndarray:
-    """Texts and category numbers as str, other values as they are.
-
-    Raises DatabaseError for a number that stands for no category: the row is damaged.
-    """
-    if item.categories:
-        if values.size and int(values.max()) >= len(item.categories):
-            raise DatabaseError(
-                f"{item.path} holds {values.max()}, which is none of its {len(item.categories)} "
-                "categories; 'hpctem verify' names the damaged rows"
-            )
-        return np.array(item.categories)[values]
-    if item.dtype.kind != "S":
-        return values
+def _decode_texts(values: np.ndarray) -> np.ndarray:
     # Cut to the longest first: as str every character takes four bytes.
     longest = max(1, int(np.char.str_len(values).max(initial=0)))
     values = values.astype(f"S{longest}")

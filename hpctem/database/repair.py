@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import h5py
 from hpctem.database.create import reserve_file, sync_folder, write_empty
 from hpctem.database.finish import (
     MARKER,
+    find_bad_rows,
     outside_is_intact,
     read_commits,
     read_marker,
@@ -36,11 +37,12 @@ log = logging.getLogger("hpctem")
 def take_up_damaged(path: Path, folder: Path, layout: Layout, plan: str) -> Journals:
     """What the journals say of a damaged database, after its bytes outside the rows are put right.
 
-    A file without journals speaks for itself, structure by structure; every row that is said to be
-    committed must still be read back. Called under the lock.
+    Where journals are lost or damaged the file speaks for itself, structure by structure; every row
+    that is said to be committed must still be read back. Called under the lock.
 
-    Raises DatabaseError when the file belongs to another plan (with the difference), or when
-    nothing tells to which; MachineError when it cannot be written.
+    Raises DatabaseError when the file belongs to another plan (with the difference), when nothing
+    tells to which, or when nothing in it is what the journals say; MachineError when it cannot be
+    written.
     """
     key = plan_key(plan)
     marker = find_marker(folder)
@@ -48,9 +50,11 @@ def take_up_damaged(path: Path, folder: Path, layout: Layout, plan: str) -> Jour
     if not journals.known and (marker is None or marker["plan"] != key.hex()):
         _require_plan(path, folder, marker, journals, plan)
         marker = None
-    _restore_outside(path, folder, layout, plan, marker)
-    if not journals.known:
-        journals.commits = read_commits(path, layout)
+    _restore_outside(path, folder, layout, plan, marker, sorted(journals.commits))
+    # Journals that an earlier repair left, whole and without a marker, name as not committed also
+    # what agrees with itself and not with its commit: there the file is not asked.
+    if marker is not None or journals.damaged or not journals.known:
+        journals.commits = read_commits(path, layout) | journals.commits
     return journals
 
 
@@ -87,7 +91,12 @@ def _require_plan(
 
 
 def _restore_outside(
-    path: Path, folder: Path, layout: Layout, plan: str, marker: Mapping[str, Any] | None
+    path: Path,
+    folder: Path,
+    layout: Layout,
+    plan: str,
+    marker: Mapping[str, Any] | None,
+    committed: list[int],
 ) -> None:
     """Give the file the bytes outside its rows that a file just laid out has."""
     if marker is not None and outside_is_intact(path, marker):
@@ -107,10 +116,19 @@ def _restore_outside(
                 f"{path} was laid out by another version of HDF5 than {h5py.version.hdf5_version}, "
                 "at other places: repair it with that version"
             )
-        if path.stat().st_size != size:
+        changes = list(_compare_outside(fresh, path, size, rows))
+        cut = path.stat().st_size != size
+        segments = committed or (range(layout.segments) if marker is not None else ())
+        if (changes or cut) and segments and not _holds_rows(path, layout, offsets, segments):
+            raise DatabaseError(
+                f"{path} is not the file that the folder {folder} speaks of: not one row is what "
+                "was committed. Nothing was changed: put the file back to which the folder "
+                "belongs, or move both away and simulate again"
+            )
+        if cut:
             log.warning("%s has %d bytes instead of %d", path, path.stat().st_size, size)
             reserve_file(path, size)
-        changed = _copy_outside(fresh, path, size, rows)
+        changed = _write_changes(path, changes)
     except OSError as error:
         raise MachineError(f"{path} cannot be repaired: {error.strerror or error}") from error
     finally:
@@ -119,25 +137,51 @@ def _restore_outside(
         log.warning("%s: %d damaged bytes outside the rows are put right", path, changed)
 
 
-def _copy_outside(source: Path, target: Path, size: int, rows: Iterable[tuple[int, int]]) -> int:
-    """Copy what differs outside the rows (offset, bytes); how many bytes did."""
-    changed, place = 0, 0
-    one, two = os.open(source, os.O_RDONLY), os.open(target, os.O_RDWR)
+def _compare_outside(
+    source: Path, target: Path, size: int, rows: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, bytes, int]]:
+    """What differs outside the rows (offset, bytes): place, bytes of `source`, how many differ."""
+    place = 0
+    one, two = os.open(source, os.O_RDONLY), os.open(target, os.O_RDONLY)
     try:
         for begin, length in (*rows, (size, 0)):
             while place < begin:
                 expected = os.pread(one, min(BLOCK, begin - place), place)
                 found = os.pread(two, len(expected), place)
                 if found != expected:
-                    changed += sum(a != b for a, b in zip(expected, found, strict=True))
-                    os.pwrite(two, expected, place)
+                    same = sum(a == b for a, b in zip(expected, found, strict=False))
+                    yield place, expected, len(expected) - same
                 place += len(expected)
             place = max(place, begin + length)
-        os.fsync(two)
     finally:
         os.close(one)
         os.close(two)
+
+
+def _write_changes(path: Path, changes: Iterable[tuple[int, bytes, int]]) -> int:
+    """Put right what `_compare_outside` found; how many bytes it was."""
+    changed = 0
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        for place, expected, count in changes:
+            os.pwrite(descriptor, expected, place)
+            changed += count
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     return changed
+
+
+def _holds_rows(
+    path: Path, layout: Layout, offsets: Mapping[str, int], segments: Iterable[int]
+) -> bool:
+    """Whether any row of these segments has its digest, where the layout has it."""
+    for segment in segments:
+        bad = find_bad_rows(path, layout, offsets, [segment], {}).get(segment, [])
+        structures = layout.segment(segment)
+        if len(bad) < sum(len(layout.row_range(table, structures)) for table in layout.tables):
+            return True
+    return False
 
 
 def forget(
@@ -156,6 +200,8 @@ def forget(
     marker = find_marker(folder)
     if not bad and len(journals.commits) == layout.segments and marker is not None:
         if marker["plan"] == plan_key(plan).hex() and outside_is_intact(path, marker):
+            if journals.damaged or not journals.known:
+                journals.run = merge_journals(folder, plan_key(plan), journals)
             return journals, True
     (folder / MARKER).unlink(missing_ok=True)
     sync_folder(folder)

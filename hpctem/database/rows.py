@@ -7,6 +7,8 @@ That is why any number of threads and forked processes can read the same rows at
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,11 +26,15 @@ CALL_BYTES = 2**30
 class OpenFile:
     """A file open for reading as long as something refers to it; also in forked processes.
 
+    path      as it was given
+    location  the same from the root, wherever the process goes
+
     Raises DatabaseError when it cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.location = self.path.absolute()
         try:
             self.descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
@@ -52,6 +58,28 @@ class OpenFile:
             if not count:
                 raise DatabaseError(f"{self.path} ends before byte {place + len(left)}: truncated")
             left, place = left[count:], place + count
+
+    def map(self, dtype: np.dtype, shape: tuple[int, ...], place: int) -> np.ndarray:
+        """The bytes from `place` on as an array that is read, page by page, when it is used.
+
+        It stays that of this file, also when another one takes its name. Raises DatabaseError where
+        the file ends before, MachineError where nothing can be mapped.
+        """
+        size = dtype.itemsize * math.prod(shape)
+        begin = place - place % mmap.ALLOCATIONGRANULARITY
+        if not size:
+            return np.empty(shape, dtype)
+        try:
+            pages = mmap.mmap(
+                self.descriptor, place - begin + size, access=mmap.ACCESS_READ, offset=begin
+            )
+        except ValueError as error:
+            raise DatabaseError(
+                f"{self.path} ends before byte {place + size}: truncated"
+            ) from error
+        except OSError as error:
+            raise MachineError(f"mapping {self.path} failed: {error.strerror}") from error
+        return np.ndarray(shape, dtype, pages, place - begin)
 
     def _read(self, values: np.ndarray, place: int) -> int:
         try:
@@ -88,7 +116,7 @@ class StoredRows(Sequence[np.ndarray]):
         self._offset, self._row_shape = offset, tuple(shape)
         self.dtype = np.dtype(dtype)
         self.rows = np.asarray(rows, np.int64)
-        self._row_bytes = self.dtype.itemsize * int(np.prod(self._row_shape, dtype=np.int64))
+        self._row_bytes = self.dtype.itemsize * math.prod(self._row_shape)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,7 +150,8 @@ class StoredRows(Sequence[np.ndarray]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         shape = self._row_shape
-        return StoredRows, (self._file.path, self._offset, self.dtype, shape, self.rows)
+        path = self._file.location
+        return StoredRows, (path, self._offset, self.dtype, shape, self.rows)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self._row_shape)) or "scalar"

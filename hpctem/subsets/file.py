@@ -17,15 +17,17 @@ import hpctem
 from hpctem.collection.collection import Collection, open_collection
 from hpctem.database.reader import Database
 from hpctem.errors import ConfigError, DatabaseError, MachineError
-from hpctem.subsets.pool import identify_structures
-from hpctem.subsets.request import ask
+from hpctem.subsets.pool import encode_column, identify_structures
+from hpctem.subsets.request import STRUCTURE, Request, ask
 from hpctem.subsets.splits import check_apart
-from hpctem.subsets.subset import Drawn, Piece, Subset
+from hpctem.subsets.subset import Drawn, Piece, Subset, name_pieces
 
 FORMAT = "hpctem-subset-1"
 ROW_DIGESTS = "/entry/digests/images"
 # Row digests are read by blocks of so many rows, 4 MiB.
 BLOCK = 2**18
+# What a text that is no longer what was written can lead to.
+WRONG = (LookupError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def check_place(path: Path) -> None:
 def describe_source(database: Database, rows: np.ndarray, folder: Path) -> Source:
     """What a subset file in a folder says of a database and the rows it names, ascending."""
     return Source(
-        Path(os.path.relpath(database.path.resolve(), folder.resolve())).as_posix(),
+        Path(os.path.relpath(database.location.resolve(), folder.resolve())).as_posix(),
         database.name,
         database.key.hex(),
         digest_named(database, rows),
@@ -133,8 +135,7 @@ def digest_named(database: Database, rows: np.ndarray) -> str:
     """BLAKE2b-128 over the stored digests of image rows, in the order given, as hex."""
     state = hashlib.blake2b(digest_size=16)
     if len(rows):
-        shape = (database.layout.rows("images"), 16)
-        stored = np.memmap(database.path, "u1", "r", database.offsets[ROW_DIGESTS], shape)
+        stored = database.mapped(ROW_DIGESTS)
         for start in range(0, len(rows), BLOCK):
             state.update(np.ascontiguousarray(stored[rows[start : start + BLOCK]]).data)
     return state.hexdigest()
@@ -193,19 +194,20 @@ def read_subset(
                 file under their names
 
     Raises ConfigError when the file is none or is damaged; DatabaseError when a database is not
-    there, is another, or has not the rows that were named, and when parts share a structure.
+    there, is another, or has not the rows that were named, and when parts share a structure or a
+    group.
     """
     path = Path(path)
     content = _load(path)
     try:
-        sources = [Source(**source) for source in content["databases"]]
+        sources = [_read_source(source) for source in content["databases"]]
         request = ask(**content["request"])
-        spread = {str(step): tuple(columns) for step, columns in content["spread"].items()}
-        drawn = tuple(_read_drawn(entry, len(sources)) for entry in content["draws"])
+        spread = {step: tuple(map(str, columns)) for step, columns in content["spread"].items()}
+        drawn = tuple(_read_drawn(entry, len(sources), request) for entry in content["draws"])
         outside, lacking = int(content["outside"]), tuple(map(str, content["lacking"]))
         if not sources or not drawn:
             raise ValueError("it names nothing")
-    except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except (*WRONG, ConfigError) as error:
         raise ConfigError(f"the subset {path} is damaged ({error}); draw it again") from error
     if databases is None:
         databases = [find_database(path, source) for source in sources]
@@ -262,7 +264,10 @@ def find_database(path: Path, source: Source) -> Path:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            # A database is not read to its end to find that it is no JSON.
+            begins = stream.read(1)
+            content = json.loads(begins + stream.read() if begins == b"{" else b"")
     except OSError as error:
         raise ConfigError(f"cannot open the subset {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -275,20 +280,28 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_drawn(entry: Mapping[str, Any], databases: int) -> Drawn:
+def _read_source(entry: Mapping[str, Any]) -> Source:
+    source = Source(**entry)
+    if not all(isinstance(value, str | int) for value in entry.values()):
+        raise ValueError(f"the database {source.path} is not described by texts")
+    return source
+
+
+def _read_drawn(entry: Mapping[str, Any], databases: int, request: Request) -> Drawn:
     pieces = {}
     for item in entry["pieces"]:
         rows = tuple(map(read_runs, item["rows"]))
         if len(rows) != databases or sum(map(len, rows)) != item["count"]:
             raise ValueError(f"the rows of {item['name']!r} are not {item['count']}")
-        pieces[str(item["name"])] = Piece(rows, int(item["structures"]), dict(item["strata"]))
-    if not pieces:
-        raise ValueError("a draw is empty")
+        pieces[item["name"]] = Piece(rows, int(item["structures"]), dict(item["strata"]))
+    wanted = list(name_pieces(request))
+    if [item["name"] for item in entry["pieces"]] != wanted:
+        raise ValueError(f"a draw has not the pieces {', '.join(wanted)}")
     return Drawn(int(entry["repeat"]), tuple(map(str, entry["combination"])), pieces)
 
 
 def _check_parts(subset: Subset) -> None:
-    """Raise DatabaseError when two parts of a draw share a structure."""
+    """Raise DatabaseError when two parts of a draw share a structure or a group."""
     if subset.request.split is None and subset.request.folds is None:
         return
     for drawn in subset.drawn:
@@ -301,3 +314,6 @@ def _check_parts(subset: Subset) -> None:
         parts = np.concatenate([part for of_database in each for part in of_database])
         merged = Collection(subset.collection.databases, sources, np.concatenate(rows))
         check_apart(parts, identify_structures(merged).codes, "structures")
+        if subset.request.group != STRUCTURE:
+            group = subset.request.group
+            check_apart(parts, encode_column(merged, group).codes, f"values of {group}")

@@ -72,6 +72,8 @@ def ask(
         split = ",".join(f"{name}={_as_fraction(part)}" for name, part in split.items())
     if split is not None and folds is not None:
         raise ConfigError("give either a split or folds: each fold has parts train and validation")
+    if not isinstance(group, str | None):
+        raise ConfigError(f"the group {group!r} is no name of a column")
     if group not in (None, STRUCTURE) and split is None and folds is None:
         raise ConfigError(f"the group {group!r} is kept together by a split or folds: give one")
     for number, name, least in ((draws, "draws", 1), (folds, "folds", 2), (seed, "seed", 0)):

@@ -203,6 +203,13 @@ def draw_rows(
     return pool
 
 
+def name_pieces(request: Request) -> dict[str, Fraction]:
+    """Name and fraction of every piece of a draw: the parts of a split, the folds, or all."""
+    if request.folds is not None:
+        return {f"fold {k}": Fraction(1, request.folds) for k in range(request.folds)}
+    return {ALL: Fraction(1)} if request.split is None else parse_fractions(request.split)
+
+
 def divide(pool: Pool, request: Request) -> dict[str, Pool]:
     """The parts of a split, the folds, or all: name -> rows.
 
@@ -210,9 +217,7 @@ def divide(pool: Pool, request: Request) -> dict[str, Pool]:
     """
     if request.split is None and request.folds is None:
         return {ALL: pool}
-    folds = request.folds or 0
-    fractions = {f"fold {k}": Fraction(1, folds) for k in range(folds)}
-    fractions = parse_fractions(request.split) if request.split is not None else fractions
+    fractions = name_pieces(request)
     groups = pool.units[request.group]
     if pool.structures.are_cut_by(groups.codes):
         raise ConfigError(

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 import hpctem
+from hpctem.cli.listing import find_bins
+from hpctem.collection.columns import Column
 from hpctem.errors import ConfigError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -137,6 +139,24 @@ def test_histograms_count_every_image(run: Run, small: Path) -> None:
         assert count == np.count_nonzero(inside)
     assert counts("status")[1] == [("good", 24)]
     assert counts("structure_id")[1] == [(str(index), 4) for index in range(6)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([400.0], [0.0], [-0.1], [1e300, -1e300]),
+        [5.4, 7.800000000000001],  # edges are 5.4, 5.6 ... 7.8
+        *([0.3, np.nextafter(0.3, 0)], [0.3, np.nextafter(0.3, 1)], [7e-20, 0.1]),
+        np.arange(50) / 10,
+        np.arange(50) * np.nextafter(0.1, 0) + 1e6,
+    ],
+    ids=str,
+)
+def test_no_value_falls_out_of_a_histogram(values: list[float]) -> None:
+    column = Column("dose", "images", np.dtype("f8"))
+    bins = find_bins(column, np.array(values))
+    assert sum(count for _, count in bins) == len(values)
+    assert len({label for label, _ in bins}) == len(bins)
 
 
 def test_bars_are_as_long_as_the_counts(run: Run, small: Path) -> None:

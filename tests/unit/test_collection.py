@@ -150,6 +150,22 @@ def test_views_choose_by_slice_numbers_and_mask(both: Collection) -> None:
         both[len(both)]
 
 
+def test_conditions_choose_among_images_of_several_files_in_any_order(mixed: Collection) -> None:
+    dose, thickness = mixed.column("dose"), mixed.column("thickness")
+    names = mixed.column("campaign")
+    for condition, expected in (
+        ("dose > 200", dose > 200),
+        ("thickness < 50 AND dose < 200", (thickness < 50) & (dose < 200)),
+        ("campaign = 'second' OR thickness < 40", (names == "second") | (thickness < 40)),
+    ):
+        found, places = mixed.where(condition), np.flatnonzero(expected)
+        assert 0 < len(places) < len(mixed)
+        assert found.rows.tolist() == mixed.rows[places].tolist()
+        assert found.sources.tolist() == mixed.sources[places].tolist()
+    ordered = mixed.table("dose > 200", ["thickness"], "thickness")["thickness"].to_pylist()
+    assert ordered == sorted(thickness[dose > 200])
+
+
 def test_a_collection_cannot_be_changed(both: Collection) -> None:
     with pytest.raises(ValueError, match="read-only"):
         both.rows[0] = 5
@@ -194,6 +210,42 @@ def test_unknown_columns_are_refused_with_the_nearest(both: Collection) -> None:
             use("particles.radius")
 
 
+def test_a_structures_text_is_that_of_each_of_its_images(both: Collection) -> None:
+    """Also where images come in any order, repeatedly, and few of structures far apart."""
+    random = np.random.default_rng(4)
+    for places in (np.arange(len(both)), random.integers(0, len(both), 200), [0, len(both) - 1]):
+        view = both.take(places)
+        expected = [
+            bytes(both.databases[source].mapped("name")[row // IMAGES]).decode()
+            for source, row in zip(view.sources, view.rows, strict=True)
+        ]
+        assert view.column("name").tolist() == expected
+        assert view.arrow("name").to_pylist() == expected
+    assert len(both.take(slice(0)).arrow("name")) == 0
+
+
+def test_damaged_categories_and_texts_are_told_or_shown(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "drawn.hdf5")
+    with open_collection(path) as whole:
+        offsets = whole.databases[0].offsets
+    with path.open("r+b") as file:
+        file.seek(offsets["/entry/structures/lattice"])
+        file.write(b"\x77")
+        file.seek(offsets["/entry/structures/name"])
+        file.write(b"g\xffld")
+    with open_collection(path) as damaged:
+        assert damaged.column("name")[0] == damaged.arrow("name")[0].as_py() == "g\ufffdld"
+        assert len(damaged.where("name = 'g\ufffdld'")) == IMAGES
+        reads = (
+            lambda: damaged.column("lattice"),
+            lambda: damaged.table(columns=["lattice"]),
+            lambda: damaged.where("lattice = 'fcc'"),
+        )
+        for read in reads:
+            with pytest.raises(DatabaseError, match=r"drawn.hdf5: .*lattice holds 119, which is"):
+                read()
+
+
 def test_the_same_file_cannot_count_twice(paths: list[Path], tmp_path: Path) -> None:
     link = tmp_path / "link.hdf5"
     link.symlink_to(paths[0])
@@ -231,6 +283,16 @@ def test_pickled_it_is_the_same_collection(mixed: Collection) -> None:
     assert (again.sources == mixed.sources).all() and (again.rows == mixed.rows).all()
 
 
+def test_a_pickle_has_no_image_that_is_bad_by_now(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "drawn.hdf5", 16)
+    with open_collection(path) as collection:
+        packed = pickle.dumps(collection)
+    with h5py.File(path, "r+", locking=False) as file:
+        file["entry/structures/status"][4] = 2
+    with pytest.raises(DatabaseError, match="belongs to structure 4, which is quarantined"):
+        pickle.loads(packed)
+
+
 def test_a_pickle_is_not_that_of_another_file(tmp_path: Path) -> None:
     path = make_database(tmp_path / "gold.hdf5", 8)
     with open_collection(path) as collection:
@@ -241,6 +303,21 @@ def test_a_pickle_is_not_that_of_another_file(tmp_path: Path) -> None:
     os.replace(tmp_path / "other.hdf5.journal", tmp_path / "gold.hdf5.journal")
     with pytest.raises(DatabaseError, match="another database"):
         pickle.loads(pickled)
+
+
+def test_it_stays_that_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes the file's name afterwards, and wherever the process goes."""
+    make_database(tmp_path / "one.hdf5", 16)
+    monkeypatch.chdir(tmp_path)
+    collection = open_collection("one.hdf5")
+    before, packed = content(collection), pickle.dumps(collection)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert content(collection) == content(pickle.loads(packed)) == before
+    assert (pickle.loads(pickle.dumps(collection.images))[:] == collection.images[:]).all()
+    make_database(tmp_path / "two.hdf5", 16, seed=5)
+    os.replace(tmp_path / "two.hdf5", tmp_path / "one.hdf5")
+    assert content(collection) == before
 
 
 def test_threads_share_it(mixed: Collection) -> None:

@@ -184,6 +184,15 @@ def test_numbers_are_compared_to_the_last_bit(
         ),
         ("extra > 10", lambda s: s["extra"] > 10),
         ("extra IS NULL", lambda s: np.isnan(s["extra"])),
+        ("isnan(extra)", lambda s: np.isnan(s["extra"])),
+        ("NOT isnan(extra) AND isfinite(dose)", lambda s: ~np.isnan(s["extra"])),
+        ("NOT isfinite(extra) AND NOT isinf(extra)", lambda s: np.isnan(s["extra"])),
+        ("defocus ** 0.5 > 3", lambda s: np.maximum(s["defocus"], 0) ** 0.5 > 3),
+        ("NOT pow(defocus, 0.5) <= 3", lambda s: np.maximum(s["defocus"], 0) ** 0.5 > 3),
+        (
+            "dose / nullif(focus_index, 0) > 200",
+            lambda s: (s["focus_index"] > 0) & (s["dose"] > 200 * s["focus_index"]),
+        ),
         ("coalesce(extra, 5) < 6", lambda s: np.where(np.isnan(s["extra"]), 5, s["extra"]) < 6),
         ('"offset" = 2 AND images.offset > 1', lambda s: s["offset"] == 2),
         ("DOSE > 200 AND Images.Defocus > 0", lambda s: (s["dose"] > 200) & (s["defocus"] > 0)),
@@ -528,6 +537,15 @@ def test_every_function_that_is_allowed_exists(name: str) -> None:
         ("Å = 1 AND dosee > 1", ["'Å'"]),
         ("name = 'Å' AND dosee > 1", ["'dosee'", "\n" + " " * 17 + "^"]),
         ("dose > 1e999", ["too large"]),
+        # What NumPy makes NaN, and DuckDB larger than any number.
+        ("sqrt(defocus) > 1", ["square root of a negative number"]),
+        ("ln(0 * dose - 1) > 1", ["logarithm"]),
+        ("dose / focus_index > 1", ["Division by zero; nullif(x, 0) makes NULL of zero"]),
+        ("dose % focus_index = 1", ["Division by zero"]),
+        ("pow(" * 20 + "dose" + ", 0.5)" * 20 + " > 1", ["8 powers"]),
+        ("defocus > dose", ["electron/angstrom^2 stands beside one in angstrom", "^"]),
+        ("defocus + tilt > 1", ["a value in rad"]),
+        ("defocus IN (SELECT dose FROM images)", ["beside one in angstrom"]),
     ],
 )
 def test_mistakes_are_named_with_what_was_meant(

@@ -21,7 +21,7 @@ from synthetic import IMAGES, Compute, lay_out
 from hpctem.database import rows as rows_module
 from hpctem.database.fill import fill
 from hpctem.database.reader import Database, open_database
-from hpctem.database.rows import StoredRows
+from hpctem.database.rows import OpenFile, StoredRows
 from hpctem.errors import DatabaseError
 
 STRUCTURES = 12
@@ -141,6 +141,19 @@ def test_a_file_that_ends_too_early_is_named(raw: Path, tmp_path: Path) -> None:
         rows[49]
     with pytest.raises(DatabaseError, match="cannot open"):
         StoredRows(tmp_path / "none", 0, STORED.dtype, (), np.arange(1))
+
+
+def test_bytes_are_mapped_from_any_place(tmp_path: Path) -> None:
+    content = np.random.default_rng(3).bytes(10_000)
+    (tmp_path / "bytes").write_bytes(content)
+    file = OpenFile(tmp_path / "bytes")
+    for place in (0, 1, 4095, 4097, len(content) - 6):
+        values = file.map(np.dtype("u2"), (3, 1), place)
+        assert values.tobytes() == content[place : place + 6] and values.shape == (3, 1)
+        assert not values.flags.writeable
+    assert file.map(np.dtype("u2"), (0, 4), len(content)).shape == (0, 4)
+    with pytest.raises(DatabaseError, match=r"ends before byte \d+: truncated"):
+        file.map(np.dtype("u2"), (4,), len(content) - 6)
 
 
 def check_random_reads(rows: StoredRows, expected: np.ndarray, seed: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
+import operator
 import shutil
 import sys
 from collections.abc import Iterator
@@ -554,6 +556,23 @@ def test_an_edited_file_that_leaks_is_noticed(written: tuple[Path, Path, Subset]
         read_subset(path)
 
 
+def test_an_edited_file_whose_groups_leak_is_noticed(gold: Collection, tmp_path: Path) -> None:
+    """A whole structure is moved, so that only its set of elements is on both sides."""
+    path = tmp_path / "elements.json"
+    draw_subset(gold, split="train=0.5,test=0.5", group="elements").write(path)
+    read_subset(path)
+    content = json.loads(path.read_text())
+    train, test = content["draws"][0]["pieces"]
+    rows = read_runs(train["rows"][0])
+    moved = rows // EACH == rows[0] // EACH
+    leaked = np.sort(np.concatenate([rows[moved], read_runs(test["rows"][0])]))
+    for piece, named in ((train, rows[~moved]), (test, leaked)):
+        piece["rows"], piece["count"] = [write_runs(named)], len(named)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatabaseError, match="1 values of elements would be on both sides"):
+        read_subset(path)
+
+
 def test_an_unfinished_database_can_be_drawn_from(tmp_path: Path) -> None:
     """Its rows keep their numbers while it fills."""
     path = make_series(tmp_path / "gold.hdf5", stop_after=3)
@@ -580,6 +599,12 @@ def test_only_subsets_are_replaced(gold: Collection, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="exists and is no subset file; it is not replaced"):
             write_subset(subset, path)
         assert path.read_text() == text
+    large = tmp_path / "database.hdf5"
+    with large.open("wb") as stream:
+        stream.truncate(2**40)  # more than any memory: it is not read
+    with pytest.raises(ConfigError, match="exists and is no subset file"):
+        write_subset(subset, large)
+    large.unlink()
     with pytest.raises(ConfigError, match="there is no folder"):
         write_subset(subset, tmp_path / "none" / "subset.json")
     with pytest.raises(ConfigError, match="is a folder"):
@@ -605,22 +630,34 @@ def test_a_write_that_fails_leaves_the_older_file(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("place", "value"),
     [
-        ("databases", []),
-        ("databases", [{"path": "gold.hdf5"}]),
-        ("draws", []),
-        ("draws", [{"pieces": []}]),
-        ("draws", None),
-        ("request", {"sample": ["many"]}),
-        ("request", {"unknown": 1}),
-        ("outside", "x"),
-        ("spread", []),
+        (["databases"], []),
+        (["databases"], [{"path": "gold.hdf5"}]),
+        (["databases", 0, "plan"], [1]),
+        (["draws"], []),
+        (["draws"], [{"pieces": []}]),
+        (["draws"], None),
+        (["draws", 0, "pieces", 0, "name"], "validation"),
+        (["draws", 0, "pieces", 0, "name"], ["train"]),
+        (["draws", 0, "pieces", 0, "rows", 0], "99999999999999999999"),
+        (["draws", 0, "pieces", 0, "rows", 0], "0-99999999999999"),
+        (["draws", 0, "pieces", 0, "count"], 1),
+        (["request"], {"sample": ["many"]}),
+        (["request"], {"unknown": 1}),
+        (["request", "group"], 1.5),
+        (["request", "split"], None),
+        (["outside"], "x"),
+        (["spread"], []),
     ],
 )
-def test_a_damaged_file_is_named(written: tuple[Path, Path, Subset], key: str, value: Any) -> None:
+def test_a_damaged_file_is_named(
+    written: tuple[Path, Path, Subset], place: list[Any], value: Any
+) -> None:
     path, _, _ = written
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    content = json.loads(path.read_text())
+    functools.reduce(operator.getitem, place[:-1], content)[place[-1]] = value
+    path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"subset.json is damaged \(.*\); draw it again"):
         read_subset(path)
 
