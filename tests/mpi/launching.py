@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,34 @@ def end(job: subprocess.Popen[str]) -> None:
     """Make sure that nothing of the job is left."""
     kill([*ranks_of(job), job.pid])
     job.communicate()
+
+
+def await_end(job: subprocess.Popen[str], seconds: float = 180) -> str:
+    """Wait until a job and its ranks have ended; its messages.
+
+    Raises AssertionError with the stack of every process that hangs.
+    """
+    try:
+        return job.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        path = job.args[job.args.index(str(SCRIPT)) + 1]
+        left = [process for process, words in jobs_running() if path.encode() in words]
+        for process in left:
+            os.kill(process, signal.SIGQUIT)  # synthetic.py answers with its stack
+        time.sleep(1)
+        kill([*left, job.pid])
+        raise AssertionError(
+            f"{path}: {left} hang, launcher {job.pid}\n{job.communicate()[1]}"
+        ) from None
+
+
+def jobs_running() -> Iterator[tuple[int, list[bytes]]]:
+    """All Python processes that run synthetic.py: process id, words of the command."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if str(SCRIPT).encode() in words[:2]:
+                yield int(folder.name), words
 
 
 def await_death(processes: list[int], seconds: float = 30) -> None:

@@ -6,6 +6,7 @@ Run as `python synthetic.py DATABASE key=value ...`; it prints one line of JSON 
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import os
 import resource
@@ -145,6 +146,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.register(signal.SIGQUIT)
     try:
         # A traceback of __main__ would hide that Compute must be found by a child process.
         sys.modules["synthetic"] = sys.modules["__main__"]

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from launching import require_mpi
 
+from hpctem.export.job import export
+from hpctem.export.plan import Choice
+from hpctem.export.sources import open_parts
+
 SYNTHETIC = Path(__file__).with_name("synthetic.py")
 
 # Small blocks and groups, so that every rank has several of them.
@@ -80,6 +84,57 @@ def test_a_full_disk_ends_all_ranks_with_one_message(
     assert done.returncode == 1
     assert done.stderr.count("no space is left") == 1 and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("hdf5")) and not list(tmp_path.rglob("*.hdf5"))
+
+
+ONE_FAILS = """
+import errno, os, signal, sys, time
+from hpctem.export import job
+from hpctem.export.plan import Choice
+from hpctem.export.sources import open_parts
+from hpctem.parallel import abort_on_error, world
+
+job.FILES_AT_ONCE = 1
+communicator, whole, written = world(), job._write_files, []
+
+def write(*arguments):
+    if communicator.rank == 1 and len(written) == 3:
+        if sys.argv[3] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.ENOSPC, "full")
+    written.append(1)
+    time.sleep(0 if communicator.rank == 1 else 0.02)  # the others are still writing
+    return whole(*arguments)
+
+job._write_files = write
+with abort_on_error(communicator):
+    parts, origin = communicator.on_root(lambda: open_parts([sys.argv[1]], None, None, None))
+    job.export(parts, sys.argv[2], Choice("png"), None, origin, communicator)
+"""
+
+
+def test_one_rank_that_fails_ends_all_with_one_message(
+    database: Path, tmp_path: Path, run_mpi: Callable
+) -> None:
+    require_mpi()
+    command = [sys.executable, "-c", ONE_FAILS, database, tmp_path / "x", "full"]
+    done = run_mpi(3, *command, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("hpctem: ") == done.stderr.count("no space is left") == 1
+    assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_rank_leaves_is_no_export(
+    database: Path, tmp_path: Path, run_mpi: Callable
+) -> None:
+    require_mpi()
+    command = [sys.executable, "-c", ONE_FAILS, database, tmp_path / "x", "killed"]
+    assert run_mpi(2, *command, timeout=60).returncode != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x.exporting"]
+    parts, origin = open_parts([database], None, None, None)
+    for name in ("x", "whole"):
+        export(parts, tmp_path / name, Choice("png"), None, origin)
+    assert digests(tmp_path / "x") == digests(tmp_path / "whole")
+    assert not (tmp_path / "x.exporting").exists()
 
 
 def test_a_wrong_format_is_told_once(database: Path, tmp_path: Path, run_mpi: Callable) -> None:
