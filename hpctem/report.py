@@ -163,7 +163,7 @@ def choose_unit(size: float, unit: str) -> tuple[float, str]:
     if unit in ("A", "angstrom"):
         _, factor, shown = next(row for row in LENGTHS if not abs(size) < row[0])
         return factor, shown
-    return SHOWN_AS.get(unit, (1.0, unit.replace("A", "Å").replace("^2", "²")))
+    return SHOWN_AS.get(unit, (1.0, unit.replace("A", "Å").replace("^2", "²").replace("^3", "³")))
 
 
 def choose_scale_bar(width: float) -> float:

@@ -126,12 +126,13 @@ def show(database: Path, rows: tuple[int, ...], output: Path | None) -> None:
       hpctem show quickstart.hdf5 0 5 17 -o three.pdf
     """
     from hpctem.database.reader import open_database
-    from hpctem.pictures import draw_portraits, read_portraits, save_figure
+    from hpctem.pictures import choose_kind, draw_portraits, read_portraits, save_figure
 
+    target = output or Path(f"{database.stem}.row{'-'.join(map(str, rows[:4]))}.png")
+    choose_kind(target)
     with open_database(database) as opened:
         figure = draw_portraits(read_portraits(opened, rows))
-    target = output or Path(f"{database.stem}.row{'-'.join(map(str, rows[:4]))}.png")
-    click.echo(f"picture: {save_figure(figure, target)}")
+    click.echo(f"picture: {click.format_filename(save_figure(figure, target))}")
 
 
 @commands.command()
@@ -158,4 +159,4 @@ def report(databases: tuple[Path, ...], output: Path | None, check: bool) -> Non
     from hpctem.page.document import write_report
 
     target = output or Path(f"{databases[0].stem}.report.html")
-    click.echo(f"report: {write_report(databases, target, check)}")
+    click.echo(f"report: {click.format_filename(write_report(databases, target, check))}")

@@ -181,7 +181,9 @@ def _compare_grid(distribution: Distribution, values: np.ndarray, positions: np.
             same = np.isclose(values, points, rtol=1e-12, atol=0)
         wrong = int(np.count_nonzero(~same))
         fault = (
-            f"{wrong} of {len(values)} values are not the grid's at their place" if wrong else ""
+            f"{wrong:,} of {len(values):,} values are not the grid's at their place"
+            if wrong
+            else ""
         )
         return Fit(len(values), fault=fault)
     if len(values) < LEAST_DRAWS:
@@ -201,7 +203,7 @@ def _find_fault(distribution: Distribution, values: np.ndarray) -> str:
         # Exponentials and conversions of units move a bound by a few units in the last place.
         slack = 1e-12 * max(abs(low), abs(high)) if math.isfinite(low + high) else 0.0
         wrong = int(np.count_nonzero(~((values >= low - slack) & (values <= high + slack))))
-    return f"{wrong} of {len(values)} values cannot come from it" if wrong else ""
+    return f"{wrong:,} of {len(values):,} values cannot come from it" if wrong else ""
 
 
 def count_classes(values: np.ndarray, known: Sequence[Value]) -> np.ndarray:
@@ -267,5 +269,6 @@ def _test_classes(observed: np.ndarray, expected: np.ndarray) -> Fit:
         return Fit(count)
     statistic = sum((seen - share) ** 2 / share for seen, share in joined)
     degrees = "1 degree" if freedom == 1 else f"{freedom} degrees"
-    text = f"χ² = {statistic:.3g}, {degrees} of freedom"
+    size = f"{statistic:.3g}" if statistic < 1000 else f"{statistic:,.0f}"
+    text = f"χ² = {size}, {degrees} of freedom"
     return Fit(count, text, float(chi2.sf(statistic, freedom)))

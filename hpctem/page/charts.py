@@ -17,6 +17,7 @@ from hpctem.page.histogram import Histogram
 from hpctem.page.spectra import Group, Spectra
 
 LETTER = 5.6  # width of a digit at the charts' 10 px
+TIME_LEFT = 52  # where the axes of all charts over time begin
 MOST_LINES = 160
 HIGHEST_FREQUENCY = 16.0  # 1/nm; what lies beyond 0.6 A is noise
 
@@ -75,7 +76,7 @@ def _draw_bins(found: Histogram, width: float, height: float) -> list[str]:
     curve_x, curve_y = found.curve
     band = 2 * np.sqrt(np.maximum(curve_y * (1 - curve_y / max(found.draws, 1)), 0))
     most = max(float(found.counts.max(initial=1)), float((curve_y + band).max(initial=0)))
-    ticks_y = _choose_ticks(0, most, 4)
+    ticks_y = _choose_ticks(0, most, 5, whole=True)
     left = 14 + LETTER * max(len(text) for _, text in ticks_y)
     top = most * 1.04
     frame = Frame(left, 16, width - left - 12, height - 16 - 38, x, (0, top), log_x=found.log)
@@ -101,7 +102,7 @@ def _draw_classes(found: Histogram, width: float, height: float) -> list[str]:
     asked = found.expected if found.expected.size else np.zeros(number)
     band = 2 * np.sqrt(asked * (1 - asked / max(found.draws, 1)))
     most = max(float(found.counts.max(initial=1)), float((asked + band).max(initial=0)))
-    ticks_y = _choose_ticks(0, most, 4)
+    ticks_y = _choose_ticks(0, most, 5, whole=True)
     left = 14 + LETTER * max(len(text) for _, text in ticks_y)
     x = (-0.5, number - 0.5)
     frame = Frame(left, 16, width - left - 12, height - 16 - 38, x, (0, most * 1.04))
@@ -132,13 +133,13 @@ def draw_spectra(
     title: str,
 ) -> str:
     """Mean and 10-90 % band of a group over frequency in 1/nm, the other groups' means behind."""
-    width, height = 340, 236
+    width, height = 340, 246
     ticks_y = _choose_log_ticks(*reach)
     left = 16 + LETTER * max(len(text) for _, text in ticks_y)
     shown = spectra.q * 10 <= HIGHEST_FREQUENCY
     q = spectra.q[shown] * 10
     frame = Frame(
-        left, 22, width - left - 10, height - 22 - 38, (0, float(q[-1])), reach, log_y=True
+        left, 32, width - left - 10, height - 32 - 38, (0, float(q[-1])), reach, log_y=True
     )
     body = list(_grid(frame, ticks_y))
     body += _mark_reflections(frame, reflections)
@@ -160,20 +161,19 @@ def draw_spectra(
 
 
 def _mark_reflections(frame: Frame, reflections: Iterable[tuple[str, float]]) -> Iterable[str]:
-    """Dotted lines with indices above; of two close ones each is named on its own side."""
-    places = [(name, float(frame.place_x(q * 10))) for name, q in reflections]
-    places = [(name, x) for name, x in places if x <= frame.left + frame.width]
-    room = 3.6 * LETTER
-    free = -math.inf  # where the name before ends
-    for k, (name, x) in enumerate(places):
-        yield f'<path class="mark" d="M{x:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>'
-        close_after = k + 1 < len(places) and places[k + 1][1] - x < room
-        anchor, start = ("end", x - room) if close_after else ("middle", x - room / 2)
-        if start < free:
-            anchor, start = "start", x
-        if start >= free:
-            yield _text(x, frame.top - 5, name, anchor, "small")
-            free = start + room
+    """Dotted lines with their indices above, in two rows so that close ones are told apart."""
+    free = [-math.inf, -math.inf]  # where the last name of each row ends
+    for name, q in reflections:
+        x = float(frame.place_x(q * 10))
+        if x > frame.left + frame.width:
+            return
+        half = (LETTER * sum(letter != "\u0305" for letter in name) + 3) / 2
+        row = next((k for k, end in enumerate(free) if x - half >= end), None)
+        top = frame.top - (8 if row else 0)
+        yield f'<path class="mark" d="M{x:.1f} {top:.1f}V{frame.bottom:.1f}"/>'
+        if row is not None:
+            yield _text(x, frame.top - 4 - 10 * row, name, "middle", "small")
+            free[row] = x + half
 
 
 def draw_steps(
@@ -182,10 +182,9 @@ def draw_steps(
     """Values over intervals of time as steps, in images/s; `marks` are named moments."""
     width, height = 860, 200
     most = max(float(values.max(initial=0)), 1e-9)
-    ticks_y = _choose_ticks(0, most, 4)
-    left = 16 + LETTER * max(len(text) for _, text in ticks_y)
+    ticks_y = _choose_ticks(0, most, 6)
     x = (float(edges[0]), float(edges[-1]))
-    frame = Frame(left, 22, width - left - 16, height - 22 - 38, x, (0, most * 1.06))
+    frame = Frame(TIME_LEFT, 22, width - TIME_LEFT - 16, height - 22 - 38, x, (0, most * 1.06))
     steps_x, steps_y = np.repeat(edges, 2)[1:-1], np.repeat(values, 2)
     body = [*_grid(frame, ticks_y), _area("spread", frame, steps_x, 0 * steps_y, steps_y)]
     body.append(_line("curve", frame, steps_x, steps_y))
@@ -213,9 +212,8 @@ def draw_ranks(edges: np.ndarray, rates: np.ndarray, unit: str, title: str) -> s
     rates = np.add.reduceat(rates, starts, axis=0) / np.diff(starts, append=ranks)[:, None]
     row = min(18.0, 260 / len(rates))
     width, height = 860, 14 + len(rates) * row + 66
-    left = 44
     time, lines = (float(edges[0]), float(edges[-1])), (float(len(rates)), 0.0)
-    frame = Frame(left, 14, width - left - 16, len(rates) * row, time, lines)
+    frame = Frame(TIME_LEFT, 14, width - TIME_LEFT - 16, len(rates) * row, time, lines)
     most = max(float(rates.max(initial=0)), 1e-9)
     x = frame.place_x(edges)
     body = [f'<rect class="sheet" {_box(frame.left, frame.top, frame.width, frame.height)}/>']
@@ -322,14 +320,17 @@ def _area(kind: str, frame: Frame, x: np.ndarray, low: np.ndarray, high: np.ndar
     return f'<polygon class="{kind}" points="{_points(frame, *outline)}"/>'
 
 
-def _choose_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """Round values within the range, at most so many, and how they are written."""
+def _choose_ticks(
+    low: float, high: float, most: int, whole: bool = False
+) -> list[tuple[float, str]]:
+    """Round values within the range, at most so many, and how they are written; whole numbers."""
     span = high - low
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(f * power for f in (1, 2, 5, 10, 20) if span / (f * power) <= most)
+    step = max(step, 1.0) if whole else step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [(k * step, f"{k * step:.6g}") for k in range(first, last + 1)]
+    return [(k * step, f"{k * step:,.6g}") for k in range(first, last + 1)]
 
 
 def _choose_log_ticks(low: float, high: float) -> list[tuple[float, str]]:

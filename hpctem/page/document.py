@@ -10,7 +10,7 @@ from pathlib import Path
 import hpctem
 from hpctem.database.reader import open_database
 from hpctem.database.verify import Verification, verify
-from hpctem.errors import DatabaseError
+from hpctem.errors import ConfigError
 from hpctem.page import records, sections
 from hpctem.page.markup import Html, join, tag
 from hpctem.page.survey import Survey, group_campaigns, survey_campaign
@@ -36,18 +36,30 @@ def write_report(paths: Sequence[Path], target: Path, check: bool = False) -> Pa
     Volumes of one campaign are one part of the page, campaigns a part each. With `check` every row
     is verified first.
 
-    Raises DatabaseError when a database cannot be read, OSError when the page cannot be written.
+    Raises ConfigError for a target that is no page of HTML or one of the databases, and for a
+    database that is named twice, DatabaseError when one cannot be read, OSError when the page
+    cannot be written.
     """
+    _check_target(paths, target)
     surveys = survey_databases(paths, check)
     parts = [write_campaign(found, f"campaign-{k}") for k, found in enumerate(surveys, start=1)]
-    target.write_text(write_page(parts), encoding="utf-8")
+    # A file's name may hold bytes that are no UTF-8.
+    target.write_text(write_page(parts), encoding="utf-8", errors="replace")
     return target
+
+
+def _check_target(paths: Sequence[Path], target: Path) -> None:
+    """Nothing but a page is ever written over."""
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{target.name}: a report is a page of HTML; end its name with .html")
+    if target.exists() and any(path.exists() and path.samefile(target) for path in paths):
+        raise ConfigError(f"{target} is one of the databases: name another file with -o")
 
 
 def survey_databases(paths: Sequence[Path], check: bool) -> list[Survey]:
     """What the page says of each campaign among the databases."""
     if len({path.resolve() for path in paths}) < len(paths):
-        raise DatabaseError("a database is named twice; name each once")
+        raise ConfigError("a database is named twice; name each once")
     checked: dict[Path, Verification | None] = {
         path: verify(path) if check else None for path in paths
     }

@@ -164,7 +164,8 @@ def _read_orientations(databases: Sequence[Database], particles: Particles) -> I
         values = np.concatenate(parts)
         meaning = "Cosine of the angle between the crystal's z axis and the beam."
         asked = Distribution("uniform", parameters=(-1.0, 1.0))
-        setting = Setting("structure.particles.orientation", asked, "", meaning)
+        said = "uniform over all rotations"
+        setting = Setting("structure.particles.orientation", asked, "", meaning, said)
         column = "particles.quaternion_x, _y"
         note = "shown: cosine of the angle between the crystal's z axis and the beam"
         yield Draws(setting, column, "particle", values, np.arange(len(values)), note)

@@ -34,7 +34,9 @@ def write_quarantine(found: Survey) -> Html:
         rows.append((f"{len(members):,}", f"{same}{members[0][1]}", f"{numbers}{more}"))
     share = len(found.quarantined) / max(found.counts["structures"], 1)
     limit = found.config.campaign.quarantine_limit
-    text = f"{len(found.quarantined):,} structures, {share:.2%}; the campaign allows {limit:.2%}."
+    count = len(found.quarantined)
+    noun = "structure" if count == 1 else "structures"
+    text = f"{count:,} {noun}, {share:.2%}; the campaign allows {limit:.2%}."
     rest = len(ranked) - MOST_REASONS
     return join(
         tag("p", text),
@@ -66,7 +68,9 @@ def _write_volume_pace(volume: Volume, found: Survey) -> Iterator[Html]:
     charts = [draw_steps(timeline.edges, rates.sum(axis=0), timeline.begins, timeline.unit, title)]
     if len(rates) > 1:
         charts.append(draw_ranks(timeline.edges, rates, timeline.unit, f"{title} per rank"))
-    yield tag("div", (Html(chart) for chart in charts), class_="wide")
+    # A job of a minute has been looked at once: its table says all.
+    if len(timeline.edges) > 2:
+        yield tag("div", (Html(chart) for chart in charts), class_="wide")
     rows = []
     for run in runs:
         pace = [count * found.config.images / run.seconds for count in run.computed]
@@ -120,7 +124,9 @@ def write_checks(found: Survey) -> Html:
 def _check_volume(volume: Volume, found: Survey) -> Iterator[tuple[bool | None, str]]:
     name = f"{volume.path.name}: " if len(found.volumes) > 1 else ""
     if volume.complete:
-        yield True, f"{name}all {len(volume.structures):,} structures are committed"
+        count = len(volume.structures)
+        every = "its one structure is" if count == 1 else f"all {count:,} structures are"
+        yield True, f"{name}{every} committed"
         marked = "all rows were read back and agreed with their digests when the job ended"
         missing = "the marker COMPLETE is missing: nothing tells that all rows were read back"
         yield (True, f"{name}{marked}") if volume.marked else (None, f"{name}{missing}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from hpctem.database.create import gib
 from hpctem.detection.filters import MEDIAN_VIEW, apply_view
+from hpctem.optics.electron import wavelength
 from hpctem.page.agreement import FALSE_ALARM
 from hpctem.page.charts import draw_histogram, draw_spectra
 from hpctem.page.markup import Html, embed, join, table, tag
@@ -17,6 +19,7 @@ from hpctem.page.survey import Comparison, Survey, Tiles
 from hpctem.report import colour_mask, draw_tile, format_quantity
 
 MASK_PIXELS = 96
+LEAST_P = 1e-99  # smaller ones are not told apart
 
 
 def write_facts(found: Survey) -> Html:
@@ -24,15 +27,16 @@ def write_facts(found: Survey) -> Html:
     counts, (ny, nx) = found.counts, found.signal.shape
     imaging = found.config.imaging
     kind = "16-bit integers" if found.signal.dtype.kind == "u" else "32-bit floating point"
-    states = [
+    states = ", ".join(
         f"{counts[name]:,} {name}" for name in ("good", "quarantined", "pending") if counts[name]
-    ]
+    )
+    energy = found.config.simulation.energy
     extent = [format_quantity(n * imaging.sampling, "A") for n in (nx, ny)]
     facts = (
         ("images", f"{counts['images']:,}", f"{nx} × {ny} pixels, {kind}"),
-        ("structures", f"{counts['structures']:,}", ", ".join(states)),
+        ("structures", f"{counts['structures']:,}", f"{states}; {_describe_each(found)}"),
         ("pixel", f"{imaging.sampling:.4g} Å", f"field of view {extent[0]} × {extent[1]}"),
-        ("energy", format_quantity(found.config.simulation.energy, "eV"), _describe_waves(found)),
+        ("energy", format_quantity(energy, "eV"), f"wavelength {100 * wavelength(energy):.3g} pm"),
         ("size", gib(sum(volume.size for volume in found.volumes)), _describe_files(found)),
         ("state", *_describe_state(found)),
     )
@@ -46,14 +50,18 @@ def write_facts(found: Survey) -> Html:
     )
 
 
-def _describe_waves(found: Survey) -> str:
+def _describe_each(found: Survey) -> str:
     config = found.config
     foci, each = config.imaging.foci * config.waves, config.imaging.images_per_focus
-    return f"{foci} {_plural('focus', foci)} × {each} {_plural('dose', each)} of each structure"
+    return f"{foci} {_plural('focus', foci)} × {each} {_plural('image', each)} each"
 
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else {"focus": "foci"}.get(word, f"{word}s")
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _describe_files(found: Survey) -> str:
@@ -88,7 +96,8 @@ def _write_tiles(part: Tiles) -> Iterator[Html]:
     chosen = part.chosen
     for k, row in enumerate(chosen.rows.tolist()):
         image, mask = apply_view(chosen.images[k], part.view), chosen.masks[k]
-        lines = [("row", str(row))]
+        lines = [("file", part.file)] if part.file else []
+        lines += [("row", str(row))]
         lines += [
             (name, format_quantity(*value) if isinstance(value, tuple) else format_quantity(value))
             for name, value in chosen.captions[k].items()
@@ -128,8 +137,15 @@ def write_draws(found: Survey) -> Html:
         if found.tests
         else ""
     )
+    left_out = found.counts["quarantined"]
+    missing = (
+        f" {left_out:,} quarantined {_plural('structure', left_out)} {_are(left_out)} not among "
+        "the draws: values that put them there are rarer here than asked."
+        if left_out
+        else ""
+    )
     cards = (_write_comparison(item, found.tests) for item in found.comparisons)
-    return join(tag("p", text, rule, class_="note"), tag("div", cards, class_="cards"))
+    return join(tag("p", text, rule, missing, class_="note"), tag("div", cards, class_="cards"))
 
 
 def _write_comparison(item: Comparison, tests: int) -> Html:
@@ -143,11 +159,16 @@ def _write_comparison(item: Comparison, tests: int) -> Html:
         tag("h3", title),
         tag("p", item.setting.text, tag("span", f" per {item.each}"), class_="asked-text"),
         Html(chart),
-        tag("p", statement, class_="statement alarm" if alarm else "statement"),
+        tag("p", _bind(statement), class_="statement alarm" if alarm else "statement"),
         [tag("p", item.note, class_="statement")] if item.note else [],
         tag("p", "column ", tag("code", item.column), class_="column"),
         class_="card",
     )
+
+
+def _bind(text: str) -> str:
+    """The text with signs kept on the line of their numbers: 'p = 0.3'."""
+    return re.sub(r" ([=<]) ", "\u00a0\\1\u00a0", text)
 
 
 def state_fit(item: Comparison, tests: int) -> str:
@@ -163,13 +184,15 @@ def state_fit(item: Comparison, tests: int) -> str:
             return f"{count}: every value is the grid's at its place"
         return f"{count}: too few draws for a test"
     word = "departs" if fit.departs(tests) else "agrees"
-    return f"{count}: {word}, {fit.statistic}, p = {fit.probability:.2g}"
+    chance = f"p = {fit.probability:.2g}" if fit.probability >= LEAST_P else f"p < {LEAST_P:g}"
+    return f"{count}: {word}, {fit.statistic}, {chance}"
 
 
 def write_fixed(found: Survey) -> Html:
     """Every other key of the campaign file, with a word where its column says otherwise."""
     wrong = {item.setting.key: item.fit.fault for item in found.constants if item.fit.fault}
     drawn = {setting.key for setting in found.settings if setting.drawn}
+    drawn |= {item.setting.key for item in found.comparisons}
     rows = [
         (
             tag("code", setting.key),

@@ -20,12 +20,14 @@ class Setting:
     """One key of the campaign file with the value it has, given or by default.
 
     unit   internal unit of its numbers, '' for none
+    asked  what was asked for in words, where its numbers are others than those of the file
     """
 
     key: str
     value: Any
     unit: str
     meaning: str
+    asked: str = ""
 
     @property
     def drawn(self) -> bool:
@@ -35,7 +37,7 @@ class Setting:
     @property
     def text(self) -> str:
         """The value for a reader, with its unit."""
-        return describe_value(self.value, self.unit)
+        return self.asked or describe_value(self.value, self.unit)
 
 
 def list_settings(config: Config) -> list[Setting]:
@@ -85,11 +87,14 @@ def describe_value(value: Any, unit: str) -> str:
 def choose_common_unit(values: Sequence[Any], unit: str) -> tuple[float, str]:
     """Factor and name of the unit for numbers that stand together: that of the largest.
 
-    Lengths under 1.5 nm are those of atoms, in Å.
+    Lengths under 1.5 nm are those of atoms, in Å; angles from half a radian on are azimuths, in
+    degrees.
     """
     largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
     if unit in ("A", "angstrom") and largest < 15:
         return 1.0, "Å"
+    if unit == "rad" and largest >= 0.5:
+        return 180 / math.pi, "deg"
     return choose_unit(largest, unit)
 
 

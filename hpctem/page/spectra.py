@@ -10,7 +10,7 @@ import numpy as np
 from hpctem import tables
 from hpctem.config import Config
 from hpctem.database.reader import Database
-from hpctem.page.settings import write_numbers
+from hpctem.page.settings import choose_common_unit
 from hpctem.pictures.spectra import power_spectrum, radial_average
 from hpctem.structures import recipes
 from hpctem.structures.lattices import Crystal
@@ -129,8 +129,9 @@ def _group(
 ) -> tuple[Group, ...]:
     """One group for each value where they are few, else groups of alike many images."""
     distinct = np.unique(values)
+    factor, shown = choose_common_unit(distinct.tolist(), unit)
     if len(distinct) <= MOST_GROUPS:
-        parts = [(values == value, write_numbers((value.item(),), unit)) for value in distinct]
+        parts = [(values == value, f"{value * factor:.6g} {shown}".strip()) for value in distinct]
     else:
         number = min(len(values), 3 if len(values) < 96 else MOST_GROUPS)
         order = np.argsort(values, kind="stable")
@@ -138,9 +139,8 @@ def _group(
         for members in np.array_split(order, number):
             inside = np.zeros(len(values), bool)
             inside[members] = True
-            ends = (values[members[0]].item(), values[members[-1]].item())
-            digits = tuple(float(f"{end:.3g}") for end in ends)
-            parts.append((inside, write_numbers(digits, unit, " … ")))
+            ends = (float(f"{values[k] * factor:.3g}") for k in members[[0, -1]])
+            parts.append((inside, f"{' … '.join(f'{end:.6g}' for end in ends)} {shown}".strip()))
     return tuple(
         _measure(label, curves[inside], floors[inside] if floors is not None else None)
         for inside, label in parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Images for the page, and how they are shown."""
+    """Images for the page, and how they are shown; the file's name where there are several."""
 
     chosen: Chosen
     pixel_size: float
     view: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,38 @@ class Survey:
 
 
 def group_campaigns(databases: Sequence[Database]) -> list[list[Database]]:
-    """Files that belong to one campaign together, each in the order of their structures."""
-    groups: dict[str, list[Database]] = {}
+    """Files that belong to one campaign together, each in the order of their structures.
+
+    A copy, and images made anew from the same campaign file, hold structures that another file has
+    already: they are a group of their own, so that no draw counts twice.
+    """
+    groups: list[list[Database]] = []
     for database in databases:
-        groups.setdefault(database.campaign["config_hash"], []).append(database)
-    return [sorted(group, key=lambda d: d.layout.first_structure) for group in groups.values()]
+        home = next((group for group in groups if _belongs(database, group)), None)
+        if home is None:
+            groups.append([database])
+        else:
+            home.append(database)
+    return [sorted(group, key=lambda d: d.layout.first_structure) for group in groups]
+
+
+def _belongs(database: Database, group: Sequence[Database]) -> bool:
+    """Same campaign, both simulated or both imaged anew, and structures that the group lacks."""
+    first, mine = group[0], _own_structures(database)
+    return (
+        first.campaign["config_hash"] == database.campaign["config_hash"]
+        and ("parent" in first.campaign) == ("parent" in database.campaign)
+        and not any(
+            mine.start < other.stop and other.start < mine.stop
+            for other in map(_own_structures, group)
+        )
+    )
+
+
+def _own_structures(database: Database) -> range:
+    """Campaign indices of the structures in a file."""
+    first = database.layout.first_structure
+    return range(first, first + database.layout.structures)
 
 
 def survey_campaign(
@@ -149,7 +177,7 @@ def survey_campaign(
         spectra=spectra,
         quarantined=tuple(item for database in databases for item in database.quarantined),
         texts=first.campaign,
-        identity=first.identity,
+        identity=unite_identities([database.identity for database in databases]),
     )
 
 
@@ -163,16 +191,24 @@ def _compare(draws: Draws) -> Comparison:
 
 
 def _describe_volume(database: Database, verification: Verification | None) -> Volume:
-    first = database.layout.first_structure
     return Volume(
         path=database.path,
         size=database.path.stat().st_size,
-        structures=range(first, first + database.layout.structures),
+        structures=_own_structures(database),
         complete=database.complete,
         marked=database.marked,
         verification=verification,
         looks=read_pace(journal_folder(database.path)),
     )
+
+
+def unite_identities(identities: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Code, libraries and machine of all files; where they differ, each value there is."""
+    names = dict.fromkeys(name for identity in identities for name in identity)
+    return {
+        name: " | ".join(dict.fromkeys(one[name] for one in identities if name in one))
+        for name in names
+    }
 
 
 def _name_files(settings: Sequence[Setting], texts: dict[str, str]) -> Iterator[Setting]:
@@ -199,4 +235,5 @@ def _choose_tiles(databases: Sequence[Database]) -> Iterator[Tiles]:
         chosen = choose_images(database, max(1, TILES // len(files)))
         pixel_size = float(database.column("pixel_size", rows=chosen.rows[:1])[0])
         view = database.field(tables.IMAGES).attributes.get("view", RAW_VIEW)
-        yield Tiles(chosen, pixel_size, str(view))
+        name = database.path.name if len(files) > 1 else ""
+        yield Tiles(chosen, pixel_size, str(view), name)

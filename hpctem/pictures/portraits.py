@@ -15,13 +15,22 @@ from hpctem.database.reader import Database
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import ConfigError
 from hpctem.pictures.spectra import power_spectrum, whole_spectrum
-from hpctem.report import LINE_INCHES, choose_resolution, draw_image, format_quantity, write_caption
+from hpctem.report import (
+    LETTER_INCHES,
+    LINE_INCHES,
+    choose_resolution,
+    draw_image,
+    format_quantity,
+    write_caption,
+)
 
 MOST_ROWS = 12
 PICTURES = ("png", "pdf", "svg")
 # Highest spatial frequency shown, in 1/nm: what lies beyond 0.8 A is noise.
 HIGHEST_FREQUENCY = 12.5
-PANEL_INCHES, GAP_INCHES, MARGIN_INCHES, HEAD_INCHES, TEXT_INCHES = 3.1, 0.14, 0.2, 0.5, 2.7
+PANEL_INCHES, GAP_INCHES, MARGIN_INCHES, HEAD_INCHES = 3.1, 0.14, 0.2, 0.5
+# A column of metadata is as wide as its longest lines need, within these.
+LEAST_TEXT_INCHES, MOST_TEXT_INCHES = 2.4, 4.2
 # Columns that say nothing to a reader of one picture, or are said in another line.
 SILENT = ("atoms_digest", "status", "error", "structure", "row", "surface_z", "n_displaced_atoms")
 
@@ -76,7 +85,7 @@ def read_portrait(database: Database, row: int) -> Portrait:
     fields = (item for table in tables_of_it for item in database.layout.fields_of(table))
     units = {item.name: item.units for item in fields}
     return Portrait(
-        title=f"{database.path.name}, row {row}",
+        title=f"{write_name(database.path)}, row {row}",
         image=database.stored(tables.IMAGES, rows)[0],
         mask=database.stored(tables.INSTANCES, rows)[0],
         view=str(signal.attributes.get("view", RAW_VIEW)),
@@ -85,17 +94,31 @@ def read_portrait(database: Database, row: int) -> Portrait:
     )
 
 
-def save_figure(figure: Any, path: Path) -> Path:
-    """Write a figure as PNG, PDF or SVG, told by the file's name; returns the path.
+def write_name(path: Path) -> str:
+    """A file's name as text; bytes of it that are no UTF-8 become question marks."""
+    return path.name.encode("utf-8", "replace").decode("utf-8")
 
-    Raises ConfigError for another kind of file.
+
+def choose_kind(path: Path) -> str:
+    """The kind of picture that a file's name asks for: 'png', 'pdf' or 'svg'.
+
+    Raises ConfigError for another, so that no other file is ever written over.
     """
-    kind = path.suffix.lower().removeprefix(".") or "png"
+    kind = path.suffix.lower().removeprefix(".")
     if kind not in PICTURES:
         raise ConfigError(
             f"{path.name}: a picture is one of {', '.join(PICTURES)}, not {kind!r}; end its name "
             "with one of these"
         )
+    return kind
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, PDF or SVG, told by the file's name; returns the path.
+
+    Raises ConfigError for another kind of file.
+    """
+    kind = choose_kind(path)
     # No creation date in the file: the same picture is the same bytes.
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     figure.savefig(path, format=kind, metadata=undated[kind])
@@ -114,6 +137,8 @@ def write_lines(values: Mapping[str, Any], units: Mapping[str, str]) -> dict[str
         if all(name in left for name in line.names):
             numbers = [left.pop(name) for name in line.names]
             if any(number != line.nothing for number in numbers):
+                if line.counted and all(float(number).is_integer() for number in numbers):
+                    numbers = [int(number) for number in numbers]
                 unit = line.unit if line.unit is not None else units.get(line.names[0], "")
                 lines[line.title] = _write_together(numbers, unit, line.between)
     for name in COEFFICIENTS:
@@ -141,13 +166,17 @@ def _write_together(numbers: Sequence[Any], unit: str, between: str) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of metadata: columns that share it, and the value that says nothing."""
+    """A line of metadata: columns that share it, and the value that says nothing.
+
+    counted   numbers that counting gives are written as whole
+    """
 
     title: str
     names: tuple[str, ...]
     nothing: float | None = None
     unit: str | None = None
     between: str = " / "
+    counted: bool = False
 
 
 _LINES = (
@@ -169,7 +198,7 @@ _LINES = (
     _Line("gain", ("gain",), 1),
     _Line("offset", ("offset",), 0),
     _Line("mean / deviation", ("mean", "standard_deviation")),
-    _Line("lowest / highest", ("minimum", "maximum")),
+    _Line("lowest / highest", ("minimum", "maximum"), counted=True),
     _Line("saturated", ("saturated",), 0, "%"),
     _Line("crop from x / y", ("crop_x", "crop_y"), 0, ""),
     _Line("particle area", ("particle_fraction",), 0, "%"),
@@ -198,14 +227,15 @@ def draw_portraits(shown: Sequence[Portrait]) -> Any:
     lines = max(len(portrait.lines) for portrait in shown)
     texts = -(-lines * LINE_INCHES // panel)
     high = HEAD_INCHES + max(panel, LINE_INCHES * -(-lines // texts)) + 0.1
-    width = 2 * MARGIN_INCHES + 3 * (PANEL_INCHES + GAP_INCHES) + texts * TEXT_INCHES
+    room = _measure_text(shown)
+    width = 2 * MARGIN_INCHES + 3 * (PANEL_INCHES + GAP_INCHES) + texts * room
     size = (width, len(shown) * high + MARGIN_INCHES)
     dots = choose_resolution([portrait.image for portrait in shown])
     figure = Figure(figsize=size, dpi=dots, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
     for k, portrait in enumerate(shown):
-        _draw_strip(axes, k * high + MARGIN_INCHES / 2, panel, int(texts), portrait)
+        _draw_strip(axes, k * high + MARGIN_INCHES / 2, panel, int(texts), room, portrait)
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure
 
@@ -215,7 +245,18 @@ def _check_count(count: int) -> None:
         raise ConfigError(f"a picture shows 1 to {MOST_ROWS} rows; {count} were given")
 
 
-def _draw_strip(axes: Any, top: float, panel: float, texts: int, portrait: Portrait) -> None:
+def _measure_text(shown: Sequence[Portrait]) -> float:
+    """Width of a column of metadata in inches."""
+    lines = [line for portrait in shown for line in portrait.lines.items()]
+    names = max((len(name) for name, _ in lines), default=0)
+    texts = max((len(text) for _, text in lines), default=0)
+    needed = (names + texts + 2) * LETTER_INCHES + 0.3
+    return min(max(needed, LEAST_TEXT_INCHES), MOST_TEXT_INCHES)
+
+
+def _draw_strip(
+    axes: Any, top: float, panel: float, texts: int, room: float, portrait: Portrait
+) -> None:
     boxes = [
         (MARGIN_INCHES + k * (PANEL_INCHES + GAP_INCHES), top + HEAD_INCHES, PANEL_INCHES, panel)
         for k in range(3)
@@ -242,7 +283,7 @@ def _draw_strip(axes: Any, top: float, panel: float, texts: int, portrait: Portr
     each = -(-len(items) // texts)
     for k in range(texts):
         part = dict(items[k * each : (k + 1) * each])
-        write_caption(axes, left + k * TEXT_INCHES, top + HEAD_INCHES, part, TEXT_INCHES - 0.1)
+        write_caption(axes, left + k * room, top + HEAD_INCHES, part, room - 0.15)
 
 
 def _draw_spectrum(axes: Any, box: tuple[float, float, float, float], portrait: Portrait) -> None:

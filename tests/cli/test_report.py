@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from hpctem.database.reader import open_database
 from hpctem.page.document import survey_databases, write_campaign, write_page, write_report
 from hpctem.page.draws import read_draws
 from hpctem.page.settings import list_settings
+from hpctem.page.survey import group_campaigns
 from hpctem.parallel import Communicator
 from hpctem.sampling import Streams
 from hpctem.simulate import Options, read_campaign, simulate
@@ -233,11 +236,13 @@ def test_quarantined_structures_are_listed_with_their_reasons(
 ) -> None:
     only_bad, good = bad_half / "tiny.v4of8.hdf5", bad_half / "tiny.v3of8.hdf5"
     page = page_of(tmp_path, only_bad)
-    assert "1 quarantined" in page.text and "1 structures, 100.00%" in page.text
+    assert "1 quarantined" in page.text and "1 structure, 100.00%" in page.text
     assert "There is no image yet." in page.text and "no images that are large enough" in page.text
     page = page_of(tmp_path, good, only_bad)
-    assert "structures 2 1 good, 1 quarantined" in page.text
+    assert "structures 2 1 good, 1 quarantined; 2 foci × 2 images each" in page.text
+    assert "1 quarantined structure is not among the draws" in page.text
     assert len(page.all("main")) == 1, "volumes of one campaign are one part"
+    assert "tiny.v3of8.hdf5: its one structure is committed" in page.text
     done = run("show", only_bad, 0)
     assert done.returncode == 1 and "structure 3, which is quarantined: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -288,11 +293,62 @@ def test_a_database_named_twice_and_one_that_is_none_are_refused(
     run: Callable, small: Path, tmp_path: Path
 ) -> None:
     done = run("report", small, small)
-    assert done.returncode == 1 and "named twice" in done.stderr
+    assert done.returncode == 2 and "named twice" in done.stderr
     (tmp_path / "none.hdf5").write_bytes(b"no database")
     done = run("report", "none.hdf5")
     assert done.returncode == 1 and "is no HDF5 file" in done.stderr
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_report_is_never_written_over_a_database(
+    run: Callable, small: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(small, tmp_path / "a.hdf5"))
+    linked = tmp_path / "b.html"
+    linked.hardlink_to(path)
+    before = path.read_bytes()
+    for target, words in (
+        (path, "end its name with .html"),
+        (linked, "is one of the databases"),
+        (tmp_path / "page", "end its name with .html"),
+    ):
+        done = run("report", path, "-o", target)
+        assert done.returncode == 2 and words in done.stderr and not done.stdout
+    assert path.read_bytes() == before
+    done = run("show", path, 0, "-o", path)
+    assert done.returncode == 2 and path.read_bytes() == before
+    # A picture and a database without an extension.
+    bare = Path(shutil.copy(small, tmp_path / "bare"))
+    done = run("show", bare, 0, "-o", bare)
+    assert done.returncode == 2 and bare.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdf5", "b.html", "bare"]
+
+
+def test_a_copy_is_no_second_draw(small: Path, bad_half: Path, tmp_path: Path) -> None:
+    """Structures that two files hold are two parts of the page, each with its own numbers."""
+    copy = Path(shutil.copy(small, tmp_path / "copy.hdf5"))
+    page = page_of(tmp_path, small, copy)
+    assert len(page.all("main")) == 2
+    assert page.text.count("n = 12: agrees") == 2 and "n = 48" not in page.text
+    volumes = [bad_half / f"tiny.v{k}of8.hdf5" for k in (3, 4)]
+    again = Path(shutil.copy(volumes[1], tmp_path / "again.hdf5"))
+    with ExitStack() as held:
+        opened = [held.enter_context(open_database(path)) for path in (*volumes, again)]
+        groups = [[database.path for database in group] for group in group_campaigns(opened)]
+    assert groups == [volumes, [again]]
+
+
+def test_file_names_that_are_no_text_are_shown_and_written(
+    run: Callable, small: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff.hdf5")
+    shutil.copy(small, path)
+    for command in (("report", path), ("show", path, 0)):
+        done = run(*command)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    text = (tmp_path / os.fsdecode(b"a\xff.report.html")).read_text(encoding="utf-8")
+    assert_self_contained(text)
+    assert "a?.hdf5" in text and (tmp_path / os.fsdecode(b"a\xff.row0.png")).stat().st_size
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
