@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from hpctem.compiling import compile_loop
 
 # The polynomial of RFC 3720, its bits reversed, as the lowest bit is fed first.
 POLYNOMIAL = 0x82F63B78
@@ -39,7 +40,7 @@ def _make_tables() -> np.ndarray:
 TABLES = _make_tables()
 
 
-@njit(cache=True)
+@compile_loop
 def _update(raw, tables):
     """Eight bytes in each step (Kounavis and Berry, IEEE ISCC 2005: slicing by 8)."""
     crc = np.uint32(0xFFFFFFFF)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpctem.collection.collection import Collection
+from hpctem.collection.columns import Column
 from hpctem.export.files import Written
-from hpctem.export.metadata import OWN, PARQUET
+from hpctem.export.metadata import OWN
+from hpctem.export.objects import OBJECTS, list_columns, list_objects
 from hpctem.export.plan import FORMATS, Choice, Form
 
 CONFORMS = "http://mlcommons.org/croissant/1.0"
@@ -79,12 +81,14 @@ class About:
     creator    person or group
     url        where the data are published
     published  date, YYYY-MM-DD
+    cite       what to cite, as BibTeX or text; '' says nothing
     """
 
     license: str = "not stated"
     creator: str = "not stated"
     url: str = "https://example.org/not-published"
     published: str = ""
+    cite: str = ""
 
 
 def describe_dataset(
@@ -112,11 +116,13 @@ def describe_dataset(
         "url": about.url,
         "creator": {"@type": "sc:Organization", "name": about.creator},
         "datePublished": about.published,
+        **({"citeAs": about.cite} if about.cite else {}),
         "version": "1.0.0",
         "isLiveDataset": False,
         "distribution": distribution,
         "recordSet": [
-            _describe_columns(collection),
+            _describe_images(collection),
+            *(_describe_objects(collection, table) for table in list_objects(collection)),
             *(_describe_pixels(folder) for folder in folders),
         ],
     }
@@ -149,15 +155,10 @@ def _describe_folder(folder: str, pixels: Sequence[Written]) -> dict[str, Any]:
     }
 
 
-def _describe_columns(collection: Collection) -> dict[str, Any]:
-    fields = [_describe_field(name, "sc:Text", text) for name, text in OWN.items()]
+def _describe_images(collection: Collection) -> dict[str, Any]:
+    fields = [_describe_field("metadata", name, "sc:Text", text) for name, text in OWN.items()]
     fields[-1]["dataType"] = "sc:Integer"
-    for name, column in collection.columns.items():
-        kind = {"U": "sc:Text", "f": "sc:Float"}.get(column.dtype.kind, "sc:Integer")
-        kind = "sc:Float" if column.missing and kind == "sc:Integer" else kind
-        unit = f", in {column.units}" if column.units else ""
-        field = _describe_field(name, kind, f"{column.description}{unit}")
-        fields.append(field | ({"repeated": True} if column.shape else {}))
+    fields += _describe_columns("metadata", collection.columns)
     return {
         "@type": "cr:RecordSet",
         "@id": "metadata",
@@ -168,14 +169,35 @@ def _describe_columns(collection: Collection) -> dict[str, Any]:
     }
 
 
-def _describe_field(name: str, kind: str, description: str) -> dict[str, Any]:
+def _describe_objects(collection: Collection, table: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": table,
+        "name": table,
+        "description": OBJECTS[table],
+        "field": _describe_columns(table, list_columns(collection, table)),
+    }
+
+
+def _describe_columns(table: str, columns: Mapping[str, Column]) -> list[dict[str, Any]]:
+    fields = []
+    for name, column in columns.items():
+        kind = {"U": "sc:Text", "f": "sc:Float"}.get(column.dtype.kind, "sc:Integer")
+        kind = "sc:Float" if column.missing and kind == "sc:Integer" else kind
+        unit = f", in {column.units}" if column.units else ""
+        field = _describe_field(table, name, kind, f"{column.description}{unit}")
+        fields.append(field | ({"repeated": True} if column.shape else {}))
+    return fields
+
+
+def _describe_field(table: str, name: str, kind: str, description: str) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"metadata/{name}",
+        "@id": f"{table}/{name}",
         "name": name,
         "description": description,
         "dataType": kind,
-        "source": {"fileObject": {"@id": PARQUET}, "extract": {"column": name}},
+        "source": {"fileObject": {"@id": f"{table}.parquet"}, "extract": {"column": name}},
     }
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import hpctem
 from hpctem.export.croissant import SUMS, About, describe_dataset
 from hpctem.export.files import Written, open_new, read_back
-from hpctem.export.metadata import CSV, PARQUET, write_metadata
+from hpctem.export.metadata import write_metadata
 from hpctem.export.plan import Choice, Form, Part, Shard, describe_scale
 
-REQUEST, CROISSANT = "export.json", "croissant.json"
+REQUEST, CROISSANT, CAMPAIGNS = "export.json", "croissant.json", "campaigns"
 FORMAT = "hpctem export 1"
 
 
@@ -30,12 +30,11 @@ def write_descriptions(
     written: list[Written],
 ) -> None:
     """Tables, campaign files, export.json, SHA256SUMS and croissant.json; rank 0 only."""
-    write_metadata(folder, shards, choice, form)
-    names = [PARQUET, CSV, REQUEST]
+    names = [*write_metadata(folder, shards, choice, form), REQUEST]
     (folder / REQUEST).write_text(request)
     for part in {shard.part.name: shard.part for shard in shards}.values():
         for name, text in _tell_configs(part, form).items():
-            path = f"campaigns/{name}.yaml"
+            path = f"{CAMPAIGNS}/{name}.yaml"
             with open_new(folder / path) as stream:
                 stream.write(text.encode())
             names += [path] if path not in names else []
@@ -45,11 +44,11 @@ def write_descriptions(
     written.append(read_back(folder, PurePosixPath(SUMS)))
     collection = shards[0].part.collection
     total = sum(len(shard) for shard in shards)
-    campaigns = ", ".join(dict.fromkeys(form.names.values()))
+    used = [form.names[path] for path in form.views]
     dataset = describe_dataset(
-        name=f"hpctem-{'-'.join(dict.fromkeys(form.names.values()))}",
+        name=f"hpctem-{'-'.join(used)}",
         description=(
-            f"{total} simulated high-resolution TEM images of the campaigns {campaigns} with "
+            f"{total} simulated high-resolution TEM images of the campaigns {', '.join(used)} with "
             f"labels and metadata, exported as {choice.format} by hpctem {hpctem.__version__}"
         ),
         about=replace(about, published=about.published or _date_of(shards)),
@@ -89,7 +88,7 @@ def describe_request(
                 "view_left": form.left[path],
             }
             for path, database in databases.items()
-            if path in form.names
+            if path in form.views
         ],
         "parts": [
             {
@@ -120,7 +119,7 @@ def _tell_configs(part: Part, form: Form) -> dict[str, str]:
     return {
         name: found[path].campaign["config"]
         for path, name in form.names.items()
-        if path in found and "config" in found[path].campaign
+        if path in found and path in form.views and "config" in found[path].campaign
     }
 
 

@@ -29,8 +29,7 @@ class Written:
 
 @contextmanager
 def open_new(path: Path, packed: bool = False) -> Iterator[Any]:
-    """A new file to write to, in folders that are made; `packed` as gzip without name and date."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A new file to write to, in a folder that is there; `packed` as gzip without name and date."""
     with open(path, "wb") as stream:
         if packed:
             with gzip.GzipFile("", "wb", 4, stream, mtime=0) as inner:

@@ -1,17 +1,19 @@
 """An export from beginning to end: plan, write at all ranks, describe, put it in its place.
 
 Everything is written into TARGET.exporting, which becomes TARGET when it is whole. What an
-interrupted export left there is removed by the next one, which begins anew.
+interrupted export left there is removed by the next one, which begins anew. A file named lock marks
+that folder as ours from its first moment to its last.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from hpctem.database.lock import hold_lock
 from hpctem.errors import ConfigError
 from hpctem.export.croissant import About
 from hpctem.export.description import (
+    CAMPAIGNS,
     FORMAT,
     REQUEST,
     describe_request,
@@ -31,7 +34,16 @@ from hpctem.export.emd import write_emd
 from hpctem.export.files import Written, check_room, name_failures, open_new, read_back
 from hpctem.export.metadata import image_path
 from hpctem.export.nexus import write_nexus
-from hpctem.export.plan import FORMATS, Choice, Form, Part, Shard, plan_form, plan_shards
+from hpctem.export.plan import (
+    FORMATS,
+    Choice,
+    Form,
+    Part,
+    Shard,
+    count_cut,
+    plan_form,
+    plan_shards,
+)
 from hpctem.export.rasters import write_png, write_tiff
 from hpctem.export.records import Record, read_records
 from hpctem.export.tfrecord import write_tfrecord
@@ -40,6 +52,8 @@ from hpctem.parallel import Communicator, share_cyclically
 
 # TIFF and PNG files are shared among the ranks in groups of so many.
 FILES_AT_ONCE = 64
+# What hold_lock makes in the folder, and what the first rank that fails leaves there.
+LOCKS = ("lock", "lock.owner", "lock.failed")
 STACKS = {"hdf5": write_nexus, "emd": write_emd}
 STREAMS = {"tfrecord": write_tfrecord, "webdataset": write_webdataset}
 
@@ -54,6 +68,7 @@ class Summary:
     present  the same export was there already, nothing was written
     scale    (low, high) that became 0 and 65535, None where values are as stored
     labels   whether masks were exported
+    cut      number of images with stored pixels outside of the scale, which were cut
     """
 
     images: Mapping[str, int]
@@ -62,6 +77,7 @@ class Summary:
     present: bool
     scale: tuple[float, float] | None
     labels: bool
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -89,17 +105,18 @@ def export(
     cannot hold, MachineError when the disk is full or fails; nothing stays under the target's name.
     """
     communicator = communicator or Communicator()
-    target, about = Path(target).absolute(), about or About()
-    working = target.with_name(target.name + ".exporting")
+    target, about = Path(os.path.abspath(target)), about or About()
     shown = communicator.on_root(lambda: _plan(parts, target, choice, about, origin or {}))
     form = shown.form
     shards = plan_shards(parts, choice, form)
     if not shown.present:
+        working = target.with_name(target.name + ".exporting")
         with ExitStack() as stack, name_failures(target):
             if communicator.rank == 0:
                 stack.enter_context(_hold(working))
+                _make_folders(working, shards, choice, form)
             communicator.barrier()
-            stack.enter_context(_remove_on_failure(working))
+            stack.enter_context(_remove_on_failure(working, communicator))
             mine = _write_images(working, shards, choice, form, communicator)
             gathered = communicator.gather(mine)
             if gathered is not None:
@@ -109,8 +126,9 @@ def export(
                 os.sync()
             communicator.barrier()
             if communicator.rank == 0:
-                (working / "lock").unlink()
                 os.rename(working, target)
+                for name in LOCKS:
+                    (target / name).unlink(missing_ok=True)
                 sync_folder(target.parent)
     return communicator.on_root(lambda: _summarize(parts, target, form, shown.present))
 
@@ -121,6 +139,8 @@ def _plan(
     form = plan_form(parts, choice)
     request = describe_request(parts, choice, form, about, origin)
     empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if empty and target.samefile(Path()):
+        raise ConfigError(f"{target} is the folder you are in: name a new one in it with -o")
     if empty or not (target.exists() or target.is_symlink()):
         with name_failures(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,25 +162,56 @@ def _plan(
 @contextmanager
 def _hold(working: Path) -> Iterator[None]:
     """The folder to write in, empty but for the lock that keeps a second export out."""
-    if working.exists() and not (working / "lock").is_file():
+    foreign = working.exists() and not (working / "lock").is_file()
+    if foreign and not (working.is_dir() and not any(working.iterdir())):
         raise ConfigError(f"{working} is in the way, and hpctem did not make it: remove it")
     working.mkdir(exist_ok=True)
     with hold_lock(working):
         for path in working.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name not in LOCKS[:2]:
                 path.unlink()
         yield
 
 
 @contextmanager
-def _remove_on_failure(working: Path) -> Iterator[None]:
+def _remove_on_failure(working: Path, communicator: Communicator) -> Iterator[None]:
+    """Remove what was written, once: the first rank that fails does it and tells why.
+
+    The others fail because their files are gone; they wait for the abort instead of telling that.
+    The lock goes last, so that what a kill leaves of it is known as ours.
+    """
     try:
         yield
     except BaseException:
+        if communicator.size > 1 and not _fails_first(working):
+            time.sleep(60)
+        for path in working.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in LOCKS:
+                path.unlink(missing_ok=True)
         shutil.rmtree(working, ignore_errors=True)
         raise
+
+
+def _fails_first(working: Path) -> bool:
+    try:
+        os.close(os.open(working / "lock.failed", os.O_CREAT | os.O_EXCL))
+    except (FileExistsError, FileNotFoundError):
+        return False
+    except OSError:  # no room for the file: better told twice than not at all
+        pass
+    return True
+
+
+def _make_folders(working: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> None:
+    """All folders, by one rank and before any file: no rank makes one that another has removed."""
+    kinds = ("images", "labels")[: 1 + form.labels]
+    folders = {image_path(shard, "", choice, kind).parent for shard in shards for kind in kinds}
+    for folder in sorted({*folders, PurePosixPath(CAMPAIGNS)}):
+        (working / folder).mkdir(parents=True, exist_ok=True)
 
 
 def _write_images(
@@ -189,8 +240,6 @@ def _write_stacks(
 ) -> list[Written]:
     written = []
     for shard in shards:
-        if communicator.rank == 0:
-            (folder / shard.path).parent.mkdir(parents=True, exist_ok=True)
         texts = tell_campaigns(shard.part, form)
         STACKS[choice.format](folder / shard.path, shard, form, choice, texts, communicator)
         if communicator.rank == 0:
@@ -230,7 +279,9 @@ def _write_files(
 def _summarize(parts: Sequence[Part], target: Path, form: Form, present: bool) -> Summary:
     sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
     images = {part.name: len(part.collection) for part in parts}
-    return Summary(images, len(sizes), sum(sizes), present, form.scale, form.labels)
+    return Summary(
+        images, len(sizes), sum(sizes), present, form.scale, form.labels, count_cut(parts, form)
+    )
 
 
 def format_summary(target: Path, kind: str, found: Summary) -> str:
@@ -242,6 +293,8 @@ def format_summary(target: Path, kind: str, found: Summary) -> str:
     if found.scale is not None:
         low, high = found.scale
         lines.append(f"{low:.10g} became 0 and {high:.10g} became 65535, in all images")
+    if found.cut:
+        lines.append(f"{found.cut} images have pixels outside of this range, which were cut")
     if not found.labels:
         lines.append("without labels: not all of the databases hold some")
     return "\n".join(lines)

@@ -1,11 +1,13 @@
-"""The columns of all exported images as one table, in Parquet and in CSV."""
+"""Tables in Parquet and in CSV: the columns of all exported images, the objects that they show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from hpctem.collection.columns import Column
+from hpctem.export.objects import list_columns, list_objects, read_objects
 from hpctem.export.plan import FORMATS, Choice, Form, Shard, make_keys
 from hpctem.export.records import read_columns
 
@@ -23,8 +25,24 @@ OWN = {
 }
 
 
-def write_metadata(folder: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> None:
-    """Write both tables, images in the order of the shards; read in parts of 65,536 images."""
+def write_metadata(folder: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> list[str]:
+    """Write the table of the images, in the order of the shards, and those of their objects.
+
+    Returns the names of the files.
+    """
+    _write_table(folder, (PARQUET, CSV), _read_tables(shards, choice, form))
+    parts = list({shard.part.name: shard.part for shard in shards}.values())
+    names = [PARQUET, CSV]
+    for table in list_objects(parts[0].collection):
+        pair = (f"{table}.parquet", f"{table}.csv")
+        columns = list_columns(parts[0].collection, table)
+        found = read_objects(parts, table)
+        _write_table(folder, pair, (_annotate(rows, columns) for rows in found))
+        names += pair
+    return names
+
+
+def _write_table(folder: Path, names: tuple[str, str], tables: Iterable[pyarrow.Table]) -> None:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -32,10 +50,10 @@ def write_metadata(folder: Path, shards: Sequence[Shard], choice: Choice, form: 
     parquet: Any = None
     csv: Any = None
     try:
-        for table in _read_tables(shards, choice, form):
+        for table in tables:
             if parquet is None:
-                parquet = pa.parquet.ParquetWriter(folder / PARQUET, table.schema)
-                csv = pa.csv.CSVWriter(folder / CSV, _flatten(table).schema)
+                parquet = pa.parquet.ParquetWriter(folder / names[0], table.schema)
+                csv = pa.csv.CSVWriter(folder / names[1], _flatten(table).schema)
             parquet.write_table(table)
             csv.write_table(_flatten(table))
     finally:
@@ -73,16 +91,23 @@ def _make_table(shard: Shard, start: int, stop: int, choice: Choice, form: Form)
         "file": pa.array([str(image_path(shard, key, choice)) for key in keys], pa.string()),
         "index": pa.array(places, pa.int64()),
     }
-    described = shard.part.collection.columns
+    annotated = _annotate(columns, shard.part.collection.columns)
     fields = [pa.field(n, a.type, metadata={"description": OWN[n]}) for n, a in own.items()]
-    for item in columns.schema:
-        column = described[item.name]
+    schema = pa.schema([*fields, *annotated.schema])
+    return pa.Table.from_arrays([*own.values(), *annotated.columns], schema=schema)
+
+
+def _annotate(table: pyarrow.Table, columns: Mapping[str, Column]) -> pyarrow.Table:
+    """Unit and description with each column; categories as texts."""
+    import pyarrow as pa
+
+    fields = []
+    for item in table.schema:
+        column = columns[item.name]
         notes = {"units": column.units, "description": column.description}
         kind = pa.string() if pa.types.is_dictionary(item.type) else item.type
         fields.append(pa.field(item.name, kind, metadata=notes))
-    arrays = [*own.values(), *columns.columns]
-    cast = [a.cast(f.type) for a, f in zip(arrays, fields, strict=True)]
-    return pa.Table.from_arrays(cast, schema=pa.schema(fields))
+    return table.cast(pa.schema(fields))
 
 
 def _flatten(table: pyarrow.Table) -> pyarrow.Table:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SHARD_BYTES = 128 * 2**20
 STORED, CAMPAIGN = VIEWS = ("stored", "campaign")
 LEVEL = 4
+# Folders and files of an export that a part may not be named as.
+RESERVED = ("images", "labels", "campaigns", "lock")
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class Form:
     shape    (ny, nx) of all images, None where they differ
     scale    (low, high) of stored values that became 0 and 65535; None: values as they were
     labels   whether there are label masks
-    names    path of a database -> its name in keys: the campaign, and the file where two share it
+    names    path of a database -> its name in keys: the campaign, and the file where two share it;
+             also of those that give no image, so that the names do not depend on what is chosen
     views    path of a database -> view that is applied to its images
     left     path of a database -> view through which its exported images are still to be seen
     steps    path of a database -> (height, width) of its pixels in angstrom
@@ -175,7 +178,7 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
         shape=shapes.pop() if len(shapes) == 1 else None,
         scale=scale,
         labels=all(_has_labels(database) for database in databases.values()),
-        names=name_databases(list(databases.values())),
+        names=name_databases(_all_databases(parts)),
         views=views if applied else raw,
         left=raw if applied else views,
         steps={path: _find_steps(database) for path, database in databases.items()},
@@ -238,17 +241,37 @@ def describe_scale(form: Form) -> dict[str, Any] | None:
     return {"low": low, "high": high, "stored": "round(65535 (value - low) / (high - low)), cut"}
 
 
+def count_cut(parts: Sequence[Part], form: Form) -> int:
+    """Images with stored pixels outside of the scale; 0 without a scale or without statistics."""
+    if form.scale is None:
+        return 0
+    low, high = form.scale
+    found = 0
+    for collection in (part.collection for part in parts):
+        if {"minimum", "maximum"} <= set(collection.columns):
+            outside = (collection.column("minimum") < low) | (collection.column("maximum") > high)
+            found += int(np.count_nonzero(outside))
+    return found
+
+
 def _check_parts(parts: Sequence[Part]) -> None:
     for part in parts:
         collection = part.collection
         name = f"the part {part.name!r}" if part.name else "what was chosen"
-        if not re.fullmatch(r"|[A-Za-z0-9_-][A-Za-z0-9_.-]*", part.name):
-            raise ConfigError(f"{name} cannot become a folder: use letters, digits, '-', '_', '.'")
+        if not re.fullmatch(r"|[A-Za-z0-9_-]+", part.name) or part.name in RESERVED:
+            raise ConfigError(
+                f"{name} cannot become a folder: it needs letters a to z, digits, '-' and '_', and "
+                f"is not {', '.join(RESERVED)}"
+            )
         if not len(collection):
             raise ConfigError(f"{name} holds no images, so there is nothing to export")
         pairs = np.stack([collection.sources.astype(np.int64), collection.rows])
         if np.unique(pairs, axis=1).shape[1] < pairs.shape[1]:
             raise ConfigError(f"{name} names an image twice; files are named by their images")
+
+
+def _all_databases(parts: Sequence[Part]) -> list[Database]:
+    return list({str(d.path): d for part in parts for d in part.collection.databases}.values())
 
 
 def _used_databases(part: Part) -> list[Database]:

@@ -28,8 +28,8 @@ def write_tiff(
 
     image   (ny, nx) uint8 or uint16
     steps   (height, width) of a pixel in angstrom; stored in nm as ImageJ does (pixels per unit,
-            the unit in the description) and as DigitalMicrograph does (its private tags, which
-            RosettaSciIO reads), because the unit of TIFF itself is too coarse
+            the unit in the description) and as DigitalMicrograph does (its private tags, from which
+            RosettaSciIO takes the unit), because the unit of TIFF itself is too coarse
     notes   lines name=value of the description
     packed  Deflate instead of plain bytes
     """

@@ -64,7 +64,8 @@ def read_image(part: Part, index: int, form: Form) -> np.ndarray:
 
 def read_label(part: Part, index: int, form: Form) -> np.ndarray | None:
     """Mask number `index` of a part, None where there are no labels."""
-    return np.ascontiguousarray(part.collection.labels[index]) if form.labels else None
+    # Of its own database: others of the collection, which give no image, may hold no labels.
+    return np.ascontiguousarray(part.collection[index].label) if form.labels else None
 
 
 def source_of(part: Part, index: int) -> str:

@@ -12,7 +12,7 @@ from hpctem.export.plan import Part
 
 
 def open_parts(
-    sources: Sequence[Path], where: str | None, part: str | None, draw: int | None
+    sources: Sequence[str | Path], where: str | None, part: str | None, draw: int | None
 ) -> tuple[list[Part], dict[str, Any]]:
     """The parts to export, and how they were chosen (kept in export.json).
 
@@ -24,7 +24,7 @@ def open_parts(
     Raises ConfigError when databases and subset are mixed or a part of databases is asked for, and
     DatabaseError as opening and querying do.
     """
-    subsets = [source for source in sources if source.suffix == ".json"]
+    subsets = [Path(source) for source in sources if Path(source).suffix == ".json"]
     if not subsets:
         if part is not None or draw is not None:
             raise ConfigError(

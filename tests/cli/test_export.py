@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
 import io
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -124,7 +126,7 @@ wanted = {
     "campaign": tf.io.FixedLenFeature([], tf.string),
     "atoms_digest": tf.io.FixedLenFeature([16], tf.int64),
 }
-for folder, kind in zip(sys.argv[1:], ("", "GZIP")):
+for folder, kind in zip(sys.argv[2:], ("", "GZIP")):
     files = sorted(glob.glob(folder + "/*.tfrecord*"))
     found = []
     for raw in tf.data.TFRecordDataset(files, compression_type=kind):
@@ -141,18 +143,32 @@ for folder, kind in zip(sys.argv[1:], ("", "GZIP")):
             "names": sorted(tf.train.Example.FromString(raw.numpy()).features.feature),
         })
     print(json.dumps({"files": len(files), "found": found}))
+shown = {}
+exec(sys.argv[1], shown)
+print(json.dumps([[list(part.shape) for part in batch] for batch in shown["batches"]]))
 """
+
+
+def read_shown(package: str, folder: Path, kind: str) -> str:
+    """What docs/export.md shows for a package, with the folder in place of that of its example."""
+    page = (SMALL.parents[1] / "docs/export.md").read_text()
+    (block,) = (b for b in re.findall(r"^```py\n(.*?)^```$", page, re.M | re.S) if package in b)
+    assert f"gold-{kind}/train/" in block
+    return block.replace(f"gold-{kind}/train/", f"{folder}/")
 
 
 def test_tensorflow_reads_the_records(exported, run, small, tmp_path, images) -> None:
     """Plain and compressed, in a process of its own; it checks both checksums of every record."""
     run("export", small, "-o", "packed", "--format", "tfrecord", "--compress", "gzip")
-    command = [sys.executable, "-c", TENSORFLOW, exported("tfrecord") / "x", tmp_path / "packed"]
+    plain = exported("tfrecord") / "x"
+    shown = read_shown("import tensorflow", plain, "tf")
+    command = [sys.executable, "-c", TENSORFLOW, shown, plain, tmp_path / "packed"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=240)
     if "No module named 'tensorflow'" in answer.stderr:
         pytest.skip("TensorFlow is not installed")
     assert answer.returncode == 0, answer.stderr
-    plain, packed = map(json.loads, answer.stdout.splitlines())
+    plain, packed, batches = map(json.loads, answer.stdout.splitlines())
+    assert batches == [[[8, 96, 96], [8, 96, 96], [8]]] * 3
     assert (plain["files"], packed["files"], len(plain["found"])) == (3, 1, 24)
     assert plain["found"] == packed["found"]
     for index, row in enumerate(plain["found"]):
@@ -186,6 +202,9 @@ def test_webdataset_is_read_by_tarfile_and_by_its_package(exported, images) -> N
     for index, (image, label) in enumerate(samples.to_tuple("image.npy", "label.npy")):
         assert np.array_equal(image, images.images[index])
         assert np.array_equal(label, images.labels[index])
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(read_shown("import webdataset", paths[0].parent, "wds"), {})
+    assert len(said.getvalue().splitlines()) == 24 and said.getvalue().startswith("(96, 96) ")
 
 
 @pytest.mark.parametrize("kind, suffix", [("tiff", "tif"), ("png", "png")])
@@ -255,6 +274,45 @@ def test_every_export_has_its_tables_digests_and_description(kind, exported, ima
     check_croissant(folder, table.column_names)
 
 
+def test_particles_and_defects_of_the_images_are_tables(run, small, camera, tmp_path) -> None:
+    """Against what h5py finds for each structure; of all formats alike."""
+    pandas = pytest.importorskip("pandas")
+
+    where = ("--where", "row >= 4 AND dose < 1000")
+    done = run("export", camera, small, "-o", "x", "--format", "png", *where)
+    assert done.returncode == 0, done.stderr
+    images = pandas.read_parquet(tmp_path / "x/metadata.parquet")
+    for table, counter in (
+        ("particles", "particles_placed"),
+        ("planar_defects", "planar_defects_placed"),
+    ):
+        found = pandas.read_parquet(tmp_path / f"x/{table}.parquet")
+        keys = ["database", "campaign", "structure_id"]
+        assert list(found.columns[:3]) == keys
+        expected = []
+        for path, count in ((camera, 2), (small, 6)):
+            with h5py.File(path) as file:
+                group = {k: v[()] for k, v in file[f"entry/{table}"].items()}
+                placed = file[f"entry/structures/{counter}"][()]
+                kinds = h5py.check_enum_dtype(file["entry/planar_defects/kind"].dtype)
+            names = {number: name for name, number in kinds.items()}
+            each = len(group["particle"]) // count
+            for structure in range(1, count):
+                for row in range(structure * each, structure * each + placed[structure]):
+                    values = [group[name][row] for name in found.columns[3:] if name != "kind"]
+                    kind = [names[group["kind"][row]]] if "kind" in group else []
+                    expected.append([path.name, path.stem, structure, *values, *kind])
+        rows = found[[*(n for n in found.columns if n != "kind"), *({"kind"} & set(found))]]
+        assert rows.to_numpy().tolist() == [list(row) for row in expected]
+        assert len(found.merge(images[keys].drop_duplicates(), on=keys)) == len(found) > 0
+        text = pandas.read_csv(tmp_path / f"x/{table}.csv")
+        assert text.to_numpy().tolist() == found.to_numpy().tolist()
+    import pyarrow.parquet
+
+    field = pyarrow.parquet.read_schema(tmp_path / "x/particles.parquet").field("radius")
+    assert field.metadata == {b"units": b"angstrom", b"description": b"radius"}
+
+
 def check_croissant(folder: Path, columns: list[str]) -> None:
     """What version 1.0 requires, and that every reference leads somewhere."""
     found = json.loads((folder / "croissant.json").read_text())
@@ -284,13 +342,17 @@ def check_croissant(folder: Path, columns: list[str]) -> None:
             source = field["source"]
             assert source.get("fileObject", source.get("fileSet"))["@id"] in distribution
             fields[field["@id"]] = field
-        assert records["key"]["@id"] in fields
+        if records["name"] in ("metadata", "images", "labels"):
+            assert records["key"]["@id"] in fields
     for field in fields.values():
         assert "references" not in field or field["references"]["field"]["@id"] in fields
-    used = [
-        f["source"]["extract"]["column"] for f in fields.values() if "fileObject" in f["source"]
-    ]
+    used = [f.split("/")[1] for f in fields if f.startswith("metadata/")]
     assert used == columns
+    for field in fields.values():
+        if "fileObject" in field["source"]:
+            assert field["source"]["extract"] == {"column": field["name"]}
+            assert field["source"]["fileObject"]["@id"] == f"{field['@id'].split('/')[0]}.parquet"
+    assert fields["particles/radius"]["description"] == "radius, in angstrom"
     dose = fields["metadata/dose"]
     assert dose["dataType"] == "sc:Float" and "electron/angstrom^2" in dose["description"]
 
@@ -332,13 +394,18 @@ def test_all_images_of_an_export_share_one_scale(run, camera, tmp_path) -> None:
     images = open_collection([camera])
     stack = images.images[:]
     assert stack.dtype == np.float32
-    for options, low, high in (
-        ([], float(stack.min()), float(stack.max())),
-        (["--scale", "-10:200"], -10.0, 200.0),
+    lowest, highest = float(stack.min()), float(stack.max())
+    dark, bright = np.floor(lowest) + 2, np.floor(highest) - 2  # cut some, at one end
+    for name, options, low, high in (
+        ("found", [], lowest, highest),
+        ("low", [f"--scale={dark}:9000"], dark, 9000.0),
+        ("high", [f"--scale=-900:{bright}"], -900.0, bright),
     ):
-        name = "given" if options else "found"
         done = run("export", camera, "-o", name, "--format", "png", *options)
         assert f"{low:.10g} became 0 and {high:.10g} became 65535" in done.stdout
+        cut = sum(image.min() < low or image.max() > high for image in stack)
+        assert bool(cut) == bool(options)
+        assert (f"{cut} images have pixels outside" in done.stdout) == bool(cut)
         for index, path in enumerate(sorted((tmp_path / name / "images").iterdir())):
             wanted = (stack[index].astype(float) - low) * 65535 / (high - low)
             found = np.array(Image.open(path)).astype(float)

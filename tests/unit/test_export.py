@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -171,12 +173,17 @@ def test_without_a_scale_or_statistics_float_images_are_refused(kind: str, tmp_p
         export([Part("", collection)], tmp_path / "x", Choice(kind))
     done = export([Part("", collection)], tmp_path / "x", Choice(kind, scale=(-3, 13)))
     assert "-3 became 0 and 13 became 65535" in format_summary(tmp_path / "x", kind, done)
+    assert "were cut" not in format_summary(tmp_path / "x", kind, done)  # no statistics to tell
     for index, key in ((0, "00000000"), (39, "00000047")):
         path = tmp_path / f"x/images/hpctem_campaign_{key}{FORMATS[kind].suffix}"
         stored = (collection.images[index].astype(float) + 3) / 16 * 65535
         assert np.array_equal(np.array(Image.open(path)), np.rint(np.clip(stored, 0, 65535)))
     said = json.loads((tmp_path / "x/export.json").read_text())["pixels"]["scale"]
     assert (said["low"], said["high"]) == (-3, 13)
+    stored = collection.images[39]
+    with Image.open(path) as opened:
+        back = np.array(opened) / 65535 * (said["high"] - said["low"]) + said["low"]
+    assert np.abs(back - stored).max() <= 0.5001 * 16 / 65535
 
 
 def test_databases_without_labels_give_images_alone(whole: Path, tmp_path: Path) -> None:
@@ -191,6 +198,19 @@ def test_databases_without_labels_give_images_alone(whole: Path, tmp_path: Path)
     assert json.loads((tmp_path / "png/croissant.json").read_text())["recordSet"][-1]["name"] == (
         "images"
     )
+
+
+def test_databases_that_give_no_image_change_nothing(whole: Path, tmp_path: Path) -> None:
+    """Neither whether there are labels, nor what the images are called."""
+    volume = copy(whole, tmp_path / "gold-2.hdf5")
+    bare = make(tmp_path / "bare.hdf5", labels=False, seed="8")
+    images = open_collection([whole, volume, bare])
+    labelled = images[:40]
+    done = export([Part("", labelled)], tmp_path / "x", Choice("png"))
+    assert done.labels and (tmp_path / "x/labels/gold_00000000.png").is_file()
+    assert [p.name for p in (tmp_path / "x/campaigns").iterdir()] == ["gold.yaml"]
+    said = json.loads((tmp_path / "x/export.json").read_text())
+    assert [database["name"] for database in said["databases"]] == ["gold"]
 
 
 def test_images_of_different_size_and_kind(whole: Path, tmp_path: Path) -> None:
@@ -284,6 +304,67 @@ def test_what_an_interrupted_export_left_is_removed(collection: Collection, tmp_
     assert digests(tmp_path / "x") == digests(tmp_path / "whole") and not left.exists()
 
 
+KILLED = """
+import os, signal, sys
+from hpctem.collection.collection import open_collection
+from hpctem.export import job
+from hpctem.export.plan import Choice, Part
+
+whole = getattr(job, sys.argv[3])
+
+def kill(*arguments, **options):
+    whole(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(job, sys.argv[3], kill)
+job.export([Part("", open_collection([sys.argv[1]]))], "x", Choice(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, moment",
+    [
+        ("png", "_make_folders"),
+        ("png", "_write_files"),
+        ("hdf5", "_write_images"),
+        ("tfrecord", "read_back"),
+        ("tiff", "write_descriptions"),
+    ],
+)
+def test_a_killed_export_has_no_target_and_begins_anew(
+    kind: str, moment: str, whole: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", KILLED, whole, kind, moment]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.exporting"]
+    parts = [Part("", open_collection([whole]))]
+    for name in ("x", "whole"):
+        assert not export(parts, tmp_path / name, Choice(kind)).present
+    assert digests(tmp_path / "x") == digests(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole", "x"]
+
+
+def test_a_folder_that_was_just_made_is_no_hindrance(
+    collection: Collection, tmp_path: Path
+) -> None:
+    (tmp_path / "x.exporting").mkdir()
+    export([Part("", collection)], tmp_path / "x", Choice("png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert not list(tmp_path.rglob("lock*"))
+
+
+def test_the_place_is_found_however_it_is_written(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    refused(collection, Path("/"), "exists and is no export of hpctem")
+    refused(collection, Path(), "is the folder you are in")
+    export([Part("", collection[:2])], "y/../../x", Choice("png"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "x"]
+
+
 def test_a_folder_in_the_way_is_not_removed(collection: Collection, tmp_path: Path) -> None:
     (tmp_path / "x.exporting").mkdir()
     (tmp_path / "x.exporting/thesis.txt").write_text("mine")
@@ -338,6 +419,7 @@ def test_too_little_room_is_told_before(
         (lambda c: [Part("", c.take([1, 2, 1]))], "names an image twice"),
         (lambda c: [Part("../x", c)], "cannot become a folder"),
         (lambda c: [Part("a/b", c)], "cannot become a folder"),
+        (lambda c: [Part("labels", c)], "cannot become a folder"),
     ],
 )
 def test_impossible_parts_are_refused(
@@ -363,7 +445,7 @@ def test_sources_are_databases_or_one_subset(whole: Path, tmp_path: Path) -> Non
 
 
 def test_what_was_done_is_written_down(collection: Collection, tmp_path: Path) -> None:
-    about = About("CC-BY-4.0", "A. Author", "https://example.org/gold", "2026-01-02")
+    about = About("CC-BY-4.0", "A. Author", "https://example.org/gold", "2026-01-02", "A. 2026")
     origin = {"where": "dose > 1"}
     export([Part("", collection)], tmp_path / "x", Choice("tiff"), about, origin)
     said = json.loads((tmp_path / "x/export.json").read_text())
@@ -374,3 +456,4 @@ def test_what_was_done_is_written_down(collection: Collection, tmp_path: Path) -
     found = json.loads((tmp_path / "x/croissant.json").read_text())
     assert (found["license"], found["datePublished"]) == ("CC-BY-4.0", "2026-01-02")
     assert found["creator"]["name"] == "A. Author" and found["url"] == "https://example.org/gold"
+    assert found["citeAs"] == "A. 2026"

@@ -118,6 +118,8 @@ def test_a_tiff_is_read_by_others_with_its_pixel_size(
         assert file.is_imagej and file.imagej_metadata["unit"] == "nm"
         across, down = (file.pages[0].tags[f"{n}Resolution"].value for n in "XY")
         assert across[0] / across[1] == 80 and down[0] / down[1] == pytest.approx(100 / 3)
+        width, height = (file.pages[0].tags[number].value for number in (65009, 65010))
+        assert (width, height) == pytest.approx((0.0125, 0.03))
     (signal,) = reader.file_reader(str(path))
     assert np.array_equal(signal["data"], image)
     assert [axis["units"] for axis in signal["axes"]] == ["nm", "nm"]
