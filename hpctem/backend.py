@@ -2,10 +2,10 @@
 
 Everything that can change the bytes of a result is decided here and reported by
 `Backend.identity`: the FFT library and its instruction set, the instruction set for which Numba
-compiles, the versions, the kind of device. Importing this module sets `MKL_CBWR=AVX2`, one MKL
-thread, and x86-64-v3 (AVX2 and FMA, no AVX-512) as Numba's target, unless the environment
-already says otherwise; import it before Numba and MKL. MKL gives one result per instruction set,
-and Numba one per processor model, so without this two kinds of node would disagree.
+compiles, the versions, the kind of device. Importing this module sets `MKL_CBWR=AVX2` and one MKL
+thread, and `hpctem.processor` sets Numba's target, unless the environment already says otherwise;
+import it before Numba and MKL. MKL gives one result per instruction set, and Numba one per
+processor model, so without this two kinds of node would disagree.
 """
 
 from __future__ import annotations
@@ -13,47 +13,22 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from hpctem.errors import ConfigError
+from hpctem.processor import read_target
 
 CPU_FFTS = ("mkl_fft", "pyfftw", "scipy")
-_V3_FLAGS = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"}
-
-
-def _host_is_v3() -> bool:
-    """Whether this processor runs x86-64-v3 code (psABI level with AVX2 and FMA)."""
-    if platform.machine() != "x86_64":
-        return False
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return set(flags.split()) >= _V3_FLAGS
-
-
-def _fix_instruction_sets() -> None:
-    os.environ.setdefault("MKL_CBWR", "AVX2")
-    os.environ.setdefault("MKL_NUM_THREADS", "1")
-    if "NUMBA_CPU_NAME" not in os.environ and _host_is_v3():
-        os.environ["NUMBA_CPU_NAME"] = "x86-64-v3"
-        os.environ.setdefault("NUMBA_CPU_FEATURES", "+avx2,+fma")
-        if "numba" in sys.modules:  # its settings were read too early; nothing compiled is changed
-            sys.modules["numba"].config.reload_config()
-
-
-_fix_instruction_sets()
+os.environ.setdefault("MKL_CBWR", "AVX2")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 
 def _version(package: str) -> str:
@@ -175,7 +150,7 @@ class Backend:
             "python": platform.python_version(),
             "machine": platform.machine(),
             "numba": _version("numba"),
-            "numba_target": _numba_target(),
+            "numba_target": read_target(),
         }
         if self.fft_provider == "mkl_fft":
             identity["mkl"] = _version("mkl")
@@ -275,15 +250,6 @@ def _fft_digest(backend: Backend) -> str:
     if backend.name == "numpy":
         return _digest_of_provider(backend.fft_provider)
     return _digest_transforms(backend)
-
-
-def _numba_target() -> str:
-    name = os.environ.get("NUMBA_CPU_NAME")
-    if name:
-        return name
-    from llvmlite.binding import get_host_cpu_name
-
-    return str(get_host_cpu_name())
 
 
 def _device_name(cupy: ModuleType) -> str:

@@ -22,7 +22,14 @@ from hpctem.database.fill import Summary
 from hpctem.database.finish import compare_digests, read_rows, require_intact_outside
 from hpctem.database.reader import Database, open_database
 from hpctem.database.rows import StoredRows
-from hpctem.database.schema import ERROR_PATH, PENDING, QUARANTINED, STATUS_PATH, Layout
+from hpctem.database.schema import (
+    ERROR_PATH,
+    PENDING,
+    QUARANTINED,
+    STATUS_PATH,
+    Layout,
+    volume_path,
+)
 from hpctem.errors import ConfigError, DatabaseError, SampleError
 from hpctem.grids import choose_grids
 from hpctem.parallel import Communicator, Progress
@@ -61,8 +68,9 @@ def image(
     """
 
     def begin() -> tuple[CampaignFile, Parent]:
-        if path.exists() and parent.exists() and path.samefile(parent):
-            raise ConfigError(f"{path} is the parent itself: name another database with -o")
+        target = volume_path(path, *options.volume) if options.volume is not None else path
+        if target.exists() and parent.exists() and target.samefile(parent):
+            raise ConfigError(f"{target} is the parent itself: name another database with -o")
         return open_parent(parent, campaign, options.volume)
 
     reached, opened = communicator.on_root(begin)

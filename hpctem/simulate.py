@@ -21,9 +21,11 @@ from hpctem.backend import select_backend
 from hpctem.campaign import Experiment, StoredWaves, compute_structure
 from hpctem.config import Config, check_config, resolved
 from hpctem.database.fill import Summary, fill
-from hpctem.database.finish import outside_is_intact, read_marker, recall
+from hpctem.database.finish import outside_is_intact, recall
+from hpctem.database.hdf5 import open_file, read_layout
 from hpctem.database.journal import journal_folder
-from hpctem.database.reader import Database, open_database
+from hpctem.database.reader import Database
+from hpctem.database.repair import find_marker
 from hpctem.database.schema import Layout, volume_path, volume_range
 from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
@@ -38,6 +40,11 @@ from hpctem.structures.scenes import Structure, digest
 
 # What fails by the sample's own nature. A RuntimeError is not among it: MPI and CUDA raise those.
 SAMPLE_ERRORS = (SampleError, ArithmeticError, LookupError, ValueError, TypeError)
+# Modules that decide the bytes of a result, beside those of structures, optics and detection.
+DECIDING = (
+    *("backend", "campaign", "compiling", "conditions"),
+    *("grids", "labels", "sampling", "tables"),
+)
 # Keys of the campaign file that name another file.
 INPUT_KEYS = ("structure.particles.crystal.file", "structure.substrate.tile")
 
@@ -269,8 +276,7 @@ def _digest_code() -> str:
     state = hashlib.blake2b(digest_size=8)
     parts = ("structures", "optics", "detection")
     files = [f for part in parts for f in (folder / part).rglob("*") if f.suffix in (".py", ".csv")]
-    names = ("backend", "campaign", "conditions", "grids", "labels", "sampling", "tables")
-    files += [folder / f"{name}.py" for name in names]
+    files += [folder / f"{name}.py" for name in DECIDING]
     for file in sorted(files):
         state.update(file.read_bytes())
     return f"{hpctem.__version__} {state.hexdigest()}"
@@ -384,12 +390,12 @@ def _keep_stored_text(
 
 def _read_texts(path: Path) -> dict[str, str]:
     """The campaign texts of a database; of one damaged outside its rows from its marker."""
-    marker = read_marker(journal_folder(path))
+    marker = find_marker(journal_folder(path))
     if marker is not None and not outside_is_intact(path, marker):
         remembered = recall(marker)
         return dict(remembered.layout.campaign) if remembered is not None else {}
-    with open_database(path) as database:
-        return database.campaign
+    with open_file(path) as file:
+        return dict(read_layout(file).campaign)
 
 
 def _require_same_machines(communicator: Communicator, identity: Mapping[str, str]) -> None:

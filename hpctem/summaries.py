@@ -108,7 +108,7 @@ def _format_origin(found: Information) -> list[str]:
     libraries = [
         f"{name} {value}" if name != "fft" else value
         for name, value in identity.items()
-        if not name.startswith("config.") and not name.endswith("_digest") and value
+        if not name.startswith("config.") and not name.endswith(("_digest", "parent")) and value
     ]
     where = device or (f"CPU {machine}" if kind == "numpy" else machine)
     lines.append(f"computed by hpctem {code}{f' on {where}' if where else ''}")

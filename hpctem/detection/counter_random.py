@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from hpctem.compiling import compile_loop, inline_loop
 
 # Philox4x32-10: multipliers and Weyl increments (Salmon et al., SC11,
 # doi:10.1145/2063384.2063405, section 3.3 and the published Random123 parameters).
@@ -24,7 +25,7 @@ LN2 = 0.6931471805599453
 SQRT_HALF = 0.7071067811865476
 
 
-@njit(cache=True, inline="always")
+@inline_loop
 def philox4x32(c0, c1, c2, c3, k0, k1):
     """Ten rounds of Philox: four 32-bit words (each in a uint64) from a counter and a key."""
     for _ in range(10):
@@ -36,20 +37,20 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@njit(cache=True, inline="always")
+@inline_loop
 def uniform(high, low):
     """A float64 in the open interval (0, 1) on a lattice of 2^-52, from two 32-bit words."""
     return (np.float64(high >> DROP) * 67108864.0 + np.float64(low >> DROP) + 0.5) * 2.0**-52
 
 
-@njit(cache=True, inline="always")
+@inline_loop
 def uniform_pair(pixel, trial, words):
     """Two uniforms of a pixel's trial; `words` (4,) names the stream: half counter, half key."""
     a, b, c, d = philox4x32(pixel, trial, words[0], words[1], words[2], words[3])
     return uniform(a, b), uniform(c, d)
 
 
-@njit(cache=True)
+@compile_loop
 def natural_log(x):
     """ln x for x > 0: x = m 2^e with m near 1, ln m = 2 artanh((m - 1) / (m + 1)) as a series."""
     m, e = math.frexp(x)

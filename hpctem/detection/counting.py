@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from hpctem.compiling import compile_loop
 from hpctem.detection.counter_random import natural_log, uniform_pair
 
 # ln k! for k = 0..9, where Stirling's series is too short.
@@ -20,7 +20,7 @@ HALF_LN_2PI = 0.9189385332046728
 INVERT_BELOW = 10.0
 
 
-@njit(cache=True)
+@compile_loop
 def exponential(x):
     """exp(-x) for 0 <= x < 10: Taylor's series of exp(-x / 16), squared four times."""
     t = x * 0.0625
@@ -33,7 +33,7 @@ def exponential(x):
     return y * y
 
 
-@njit(cache=True)
+@compile_loop
 def log_poisson(k, mean):
     """ln of the Poisson probability of the integer k >= 0 (float64) at `mean`.
 
@@ -48,7 +48,7 @@ def log_poisson(k, mean):
     return k * natural_log(mean / k) + (k - mean) - 0.5 * natural_log(k) - HALF_LN_2PI - correction
 
 
-@njit(cache=True)
+@compile_loop
 def poisson_by_inversion(mean, pixel, words):
     """Smallest k whose cumulative probability exceeds one uniform; for small means."""
     u, _ = uniform_pair(pixel, np.uint64(0), words)
@@ -62,7 +62,7 @@ def poisson_by_inversion(mean, pixel, words):
     return k
 
 
-@njit(cache=True)
+@compile_loop
 def poisson_by_rejection(mean, pixel, words):
     """Transformed rejection with squeeze, PTRS (Hoermann 1993, Insur. Math. Econ. 12, 39)."""
     b = 0.931 + 2.53 * math.sqrt(mean)
@@ -84,7 +84,7 @@ def poisson_by_rejection(mean, pixel, words):
             return k
 
 
-@njit(cache=True)
+@compile_loop
 def draw_poisson(intensity, scale, words):
     """Counts, uint32 (n,), with means intensity (n,) float32 times scale; below zero is zero."""
     counts = np.empty(intensity.size, np.uint32)
@@ -99,7 +99,7 @@ def draw_poisson(intensity, scale, words):
     return counts
 
 
-@njit(cache=True)
+@compile_loop
 def add_normal(signal, deviation, words):
     """signal (n,) float32 plus normal noise of the given standard deviation, as float32 (n,).
 

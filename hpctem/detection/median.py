@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from hpctem.compiling import compile_loop, inline_loop
 
 
-@njit(cache=True, inline="always")
+@inline_loop
 def middle(a, b, c):
     """The middle one of three numbers."""
     low = a if a < b else b
@@ -18,7 +19,7 @@ def middle(a, b, c):
     return high if high < low else low
 
 
-@njit(cache=True)
+@compile_loop
 def median_rows(image):
     """Median of each pixel and its eight neighbours, edges repeated: (ny, nx) to (ny, nx).
 

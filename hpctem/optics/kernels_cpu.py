@@ -6,17 +6,12 @@ allowed to the compiler, not reassociation, so the order of every sum is the one
 
 from __future__ import annotations
 
-import hpctem.backend  # isort: skip  # noqa: F401  sets Numba's target before Numba is read
-
 import numpy as np
-from numba import njit
 
+from hpctem.compiling import compile_lanes
 from hpctem.optics.kernels import Deposits
 from hpctem.optics.lanes import LANES
-from hpctem.optics.line_transforms import FLAGS
 from hpctem.optics.passes import spread_slice
-
-_compile = njit(cache=True, fastmath=FLAGS, boundscheck=False)
 
 _TWO_OVER_PI = np.float32(0.63661977236758134)
 _HALF_PI_1 = np.float32(1.5703125)  # pi/2 in three parts (Cody & Waite), the first two short
@@ -52,7 +47,7 @@ def combine(total: np.ndarray, grid: np.ndarray, half: np.ndarray, support: np.n
         (_add_scaled if add else _set_scaled)(total[b], grid[b], half, support)
 
 
-@_compile
+@compile_lanes
 def _set_scaled(total, grid, half, support):
     ny, nx = grid.shape
     for i in range(ny):
@@ -68,7 +63,7 @@ def _set_scaled(total, grid, half, support):
             total[i, j] = grid[i, j] * half[q, j]
 
 
-@_compile
+@compile_lanes
 def _add_scaled(total, grid, half, support):
     ny, nx = grid.shape
     for i in range(ny):
@@ -88,7 +83,7 @@ def phase_object(transmission: np.ndarray, potential: np.ndarray, part: int, sig
         _phase_object(transmission[b], potential[b], part, np.float32(sigma))
 
 
-@_compile
+@compile_lanes
 def _phase_object(transmission, potential, part, sigma):
     ny, nx = potential.shape
     phase = np.empty(nx, np.float32)
@@ -105,7 +100,7 @@ def _phase_object(transmission, potential, part, sigma):
             out[2 * j + 1] = sine[j]
 
 
-@_compile
+@compile_lanes
 def _cos_sin(phase, cosine, sine):
     """Cosine and sine to 2 ulp for |phase| < 8000 (polynomials of Cephes, S. L. Moshier)."""
     for j in range(phase.size):
@@ -131,7 +126,7 @@ def multiply(wave: np.ndarray, factor: np.ndarray):
         _multiply(wave[b], factor[b])
 
 
-@_compile
+@compile_lanes
 def _multiply(wave, factor):
     for i in range(wave.shape[0]):
         a, f = wave[i].view(np.float32), factor[i].view(np.float32)
@@ -149,7 +144,7 @@ def propagate(
         _propagate(wave[b], along_y, along_x, half, support)
 
 
-@_compile
+@compile_lanes
 def _propagate(wave, along_y, along_x, half, support):
     ny, nx = wave.shape
     for i in range(ny):
@@ -172,7 +167,7 @@ def focus(out: np.ndarray, wave: np.ndarray, transfer: np.ndarray, along_y, alon
         _focus(out[b], wave[b], transfer, along_y, along_x)
 
 
-@_compile
+@compile_lanes
 def _focus(out, wave, transfer, along_y, along_x):
     ny, nx = wave.shape
     for i in range(ny):
@@ -187,7 +182,7 @@ def accumulate(intensity: np.ndarray, waves: np.ndarray, weights: np.ndarray):
         _accumulate(intensity, waves[b], weights[b])
 
 
-@_compile
+@compile_lanes
 def _accumulate(intensity, wave, weight):
     for i in range(wave.shape[0]):
         a = wave[i].view(np.float32)

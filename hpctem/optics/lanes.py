@@ -12,7 +12,7 @@ and `*` work lane by lane (a product and a sum may be contracted to one fused op
 
 from __future__ import annotations
 
-import hpctem.backend  # isort: skip  # noqa: F401  sets Numba's target before Numba is read
+import hpctem.processor  # isort: skip  # noqa: F401  sets Numba's target before Numba is read
 
 import operator
 from typing import Any

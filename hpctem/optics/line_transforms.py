@@ -17,16 +17,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from hpctem.compiling import compile_lanes, inline_lanes
 from hpctem.optics.lanes import load, splat, store
 
-FLAGS = {"contract", "nsz", "nnan", "ninf"}
 LINE = 16
 """Numbers in a cache line: the real and imaginary parts of eight lanes."""
-
-_compile = njit(cache=True, fastmath=FLAGS, boundscheck=False, error_model="numpy")
-_inline = njit(fastmath=FLAGS, boundscheck=False, error_model="numpy", inline="always")
 
 
 class Plan(NamedTuple):
@@ -75,13 +71,13 @@ def _split(n: int) -> list[int]:
     return [*reversed(odd), *[4] * ((twos - 3 * len(last)) // 2), *last]
 
 
-@_compile
+@compile_lanes
 def transform(block, plan, work):
     """Transform the eight lines of `block`; `work`: float32, as long as `block`."""
     radices, offsets, twiddles = plan[0], plan[1], plan[2]
     n = block.size // LINE
     length = n // radices[0]
-    _forward(block, 0, n, length, radices[0], twiddles, offsets[0], work)
+    _forward(block, np.int64(0), n, length, radices[0], twiddles, offsets[0], work)
     for first in range(0, n if radices.size > 1 else 0, length):
         part = length  # one part after the other through all its stages, while it is in the cache
         for stage in range(1, radices.size):
@@ -90,26 +86,26 @@ def transform(block, plan, work):
             _forward(block, first, end, part, radices[stage], twiddles, offsets[stage], work)
 
 
-@_compile
+@compile_lanes
 def invert(block, plan, work):
     """Undo `transform`, but for the factor n; `work`: float32, as long as `block`."""
     radices, offsets, twiddles = plan[0], plan[1], plan[2]
     n = block.size // LINE
     length = n // radices[0]
     for first in range(0, n if radices.size > 1 else 0, length):
-        part = 1
+        part = np.int64(1)
         for stage in range(radices.size - 1, 0, -1):
             end = first + length
             _backward(block, first, end, part, radices[stage], twiddles, offsets[stage], work)
             part *= radices[stage]
-    _backward(block, 0, n, length, radices[0], twiddles, offsets[0], work)
+    _backward(block, np.int64(0), n, length, radices[0], twiddles, offsets[0], work)
 
 
-@_compile
+@compile_lanes
 def _forward(block, first, end, part, radix, twiddles, offset, work):
     """One stage on the places `first` to `end`: sub-blocks of radix parts each."""
     if part == 1 and radix in (2, 4, 8):
-        _last(block, first, end, radix, 0)
+        _last(block, first, end, radix, np.int64(0))
         return
     for begin in range(first, end, part * radix):
         if radix == 4:
@@ -122,10 +118,10 @@ def _forward(block, first, end, part, radix, twiddles, offset, work):
             _forward_prime(block, begin, part, radix, twiddles, offset, work)
 
 
-@_compile
+@compile_lanes
 def _backward(block, first, end, part, radix, twiddles, offset, work):
     if part == 1 and radix in (2, 4, 8):
-        _last(block, first, end, radix, 8)
+        _last(block, first, end, radix, np.int64(8))
         return
     for begin in range(first, end, part * radix):
         if radix == 4:
@@ -138,7 +134,7 @@ def _backward(block, first, end, part, radix, twiddles, offset, work):
             _backward_prime(block, begin, part, radix, twiddles, offset, work)
 
 
-@_compile
+@compile_lanes
 def _last(block, first, end, radix, real):
     """The stage without twiddles, which ends a transform and begins its inverse."""
     for begin in range(first, end, radix):
@@ -154,46 +150,46 @@ def _last(block, first, end, radix, real):
 # with real and imaginary parts exchanged, which `real` says: 0, or 8 for the inverse.
 
 
-@_inline
+@inline_lanes
 def _get(block, i, real):
     return load(block, i + real), load(block, i + 8 - real)
 
 
-@_inline
+@inline_lanes
 def _put(block, i, real, x):
     store(block, i + real, x[0])
     store(block, i + 8 - real, x[1])
 
 
-@_inline
+@inline_lanes
 def _turn(x, twiddles, t):
     c, s = splat(twiddles[t]), splat(twiddles[t + 1])
     return x[0] * c - x[1] * s, x[0] * s + x[1] * c
 
 
-@_inline
+@inline_lanes
 def _add(x, y):
     return x[0] + y[0], x[1] + y[1]
 
 
-@_inline
+@inline_lanes
 def _subtract(x, y):
     return x[0] - y[0], x[1] - y[1]
 
 
-@_inline
+@inline_lanes
 def _add_turned(x, y):
     """x - i y and x + i y."""
     return (x[0] + y[1], x[1] - y[0]), (x[0] - y[1], x[1] + y[0])
 
 
-@_inline
+@inline_lanes
 def _scale(x, factor):
     f = splat(factor)
     return x[0] * f, x[1] * f
 
 
-@_inline
+@inline_lanes
 def _four(a, b, c, d):
     """Transform of four numbers."""
     e, f, g, h = _add(a, c), _subtract(a, c), _add(b, d), _subtract(b, d)
@@ -207,7 +203,7 @@ _COS_10, _SIN_10 = np.float32(math.cos(0.8 * math.pi)), np.float32(math.sin(0.8 
 _HALF, _ROOT = np.float32(-0.5), np.float32(math.sqrt(0.5))
 
 
-@_inline
+@inline_lanes
 def _three(a, b, c):
     """Transform of three numbers."""
     total = _add(b, c)
@@ -215,7 +211,7 @@ def _three(a, b, c):
     return _add(a, total), y, z
 
 
-@_inline
+@inline_lanes
 def _five(a, b, c, d, e):
     """Transform of five numbers."""
     p, q, r, s = _add(b, e), _subtract(b, e), _add(c, d), _subtract(c, d)
@@ -228,7 +224,7 @@ def _five(a, b, c, d, e):
     return _add(_add(a, p), r), y1, y2, y3, y4
 
 
-@_compile
+@compile_lanes
 def _forward_4(block, begin, part, twiddles, t):
     d = part * LINE
     for i in range(begin * LINE, begin * LINE + d, LINE):
@@ -243,7 +239,7 @@ def _forward_4(block, begin, part, twiddles, t):
         t += 6
 
 
-@_compile
+@compile_lanes
 def _backward_4(block, begin, part, twiddles, t):
     d = part * LINE
     for i in range(begin * LINE, begin * LINE + d, LINE):
@@ -260,7 +256,7 @@ def _backward_4(block, begin, part, twiddles, t):
         t += 6
 
 
-@_compile
+@compile_lanes
 def _forward_5(block, begin, part, twiddles, t):
     d = part * LINE
     for i in range(begin * LINE, begin * LINE + d, LINE):
@@ -276,7 +272,7 @@ def _forward_5(block, begin, part, twiddles, t):
         t += 8
 
 
-@_compile
+@compile_lanes
 def _backward_5(block, begin, part, twiddles, t):
     d = part * LINE
     for i in range(begin * LINE, begin * LINE + d, LINE):
@@ -295,7 +291,7 @@ def _backward_5(block, begin, part, twiddles, t):
         t += 8
 
 
-@_compile
+@compile_lanes
 def _forward_3(block, begin, part, twiddles, t):
     d = part * LINE
     for i in range(begin * LINE, begin * LINE + d, LINE):
@@ -306,7 +302,7 @@ def _forward_3(block, begin, part, twiddles, t):
         t += 4
 
 
-@_compile
+@compile_lanes
 def _backward_3(block, begin, part, twiddles, t):
     d = part * LINE
     for i in range(begin * LINE, begin * LINE + d, LINE):
@@ -321,18 +317,18 @@ def _backward_3(block, begin, part, twiddles, t):
         t += 4
 
 
-@_compile
+@compile_lanes
 def _forward_prime(block, begin, part, radix, twiddles, t, work):
     roots = t + 2 * part * (radix - 1)
     for j in range(part):
-        _any(block, (begin + j) * LINE, part * LINE, radix, 0, twiddles, roots, work)
+        _any(block, (begin + j) * LINE, part * LINE, radix, np.int64(0), twiddles, roots, work)
         for p in range(1, radix):
             i = (begin + j + p * part) * LINE
             _put(block, i, 0, _turn(_get(block, i, 0), twiddles, t))
             t += 2
 
 
-@_compile
+@compile_lanes
 def _backward_prime(block, begin, part, radix, twiddles, t, work):
     roots = t + 2 * part * (radix - 1)
     for j in range(part):
@@ -340,10 +336,10 @@ def _backward_prime(block, begin, part, radix, twiddles, t, work):
             i = (begin + j + p * part) * LINE
             _put(block, i, 8, _turn(_get(block, i, 8), twiddles, t))
             t += 2
-        _any(block, (begin + j) * LINE, part * LINE, radix, 8, twiddles, roots, work)
+        _any(block, (begin + j) * LINE, part * LINE, radix, np.int64(8), twiddles, roots, work)
 
 
-@_compile
+@compile_lanes
 def _any(block, i, d, radix, real, twiddles, roots, work):
     """Transform `radix` numbers by its definition."""
     for p in range(radix):
@@ -356,7 +352,7 @@ def _any(block, i, d, radix, real, twiddles, roots, work):
         _put(block, i + p * d, real, _get(work, p * LINE, 0))
 
 
-@_inline
+@inline_lanes
 def _last_2(block, begin):
     i = begin * LINE
     a, b = _get(block, i, 0), _get(block, i + LINE, 0)
@@ -364,7 +360,7 @@ def _last_2(block, begin):
     _put(block, i + LINE, 0, _subtract(a, b))
 
 
-@_inline
+@inline_lanes
 def _last_4(block, begin, real):
     i = begin * LINE
     a, b, c, d = _four(
@@ -377,7 +373,7 @@ def _last_4(block, begin, real):
     _put(block, i + 3 * LINE, real, d)
 
 
-@_inline
+@inline_lanes
 def _last_8(block, begin, real):
     """Eight numbers as two times four, the odd ones turned by eighths."""
     i = begin * LINE

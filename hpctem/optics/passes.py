@@ -13,14 +13,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from hpctem.compiling import compile_lanes, inline_lanes
 from hpctem.optics.kernels import Deposits
 from hpctem.optics.lanes import LANES, load, nearest, prefetch, splat, store, transpose
-from hpctem.optics.line_transforms import FLAGS, LINE, invert, plan_lines, transform
-
-_compile = njit(cache=True, fastmath=FLAGS, boundscheck=False, error_model="numpy")
-_inline = njit(fastmath=FLAGS, boundscheck=False, error_model="numpy", inline="always")
+from hpctem.optics.line_transforms import LINE, invert, plan_lines, transform
 
 TILE = LANES * LINE
 """Numbers in a piece of eight rows and eight columns."""
@@ -80,7 +77,7 @@ def spread_slice(plane: np.ndarray, deposits: Deposits, b: int, s: int, nx: int,
     _fold_columns(plane, nx)
 
 
-@_compile
+@compile_lanes
 def _spread_atoms(plane, begin, end, row, column, row_phase, column_phase, weight, table):
     """Set `plane`, float32 (ny, width) with width at least nx + 8, to some atoms, spread.
 
@@ -102,7 +99,7 @@ def _spread_atoms(plane, begin, end, row, column, row_phase, column_phase, weigh
             store(flat, place, load(flat, place) + splat(along_y[p]) * along_x)
 
 
-@_inline
+@inline_lanes
 def _window(windows, steps, phase):
     """The window's values at one phase, between two entries of its table."""
     u = phase * np.float32(steps)
@@ -111,7 +108,7 @@ def _window(windows, steps, phase):
     return below + (above - below) * splat(u - np.float32(n))
 
 
-@_compile
+@compile_lanes
 def _fold_columns(plane, nx):
     """Add to the first columns what `_spread_atoms` put beyond column nx, and clear it there."""
     for i in range(plane.shape[0]):
@@ -120,7 +117,7 @@ def _fold_columns(plane, nx):
         plane[i, nx:] = 0
 
 
-@_compile
+@compile_lanes
 def transform_pair(panels, planes, band, plan):
     """Transform two real fields along y: `planes`, float32 (2, ny, at least 8 x panels)."""
     ny, width = planes.shape[1], planes.shape[2]
@@ -134,7 +131,7 @@ def transform_pair(panels, planes, band, plan):
         _keep(panels[p], block, band)
 
 
-@_compile
+@compile_lanes
 def weigh(total, panels, factor, plan, add):
     """Transform along x and multiply by `factor`; set `total`, (R / 8, nx x 16), or add to it."""
     nx = total.shape[1] // LINE
@@ -153,7 +150,7 @@ def weigh(total, panels, factor, plan, add):
             store(total[b], i + LANES, im)
 
 
-@_compile
+@compile_lanes
 def invert_lines(panels, total, plan):
     """Undo the transform along x of `total`, which is used up, but for the factor nx."""
     nx = total.shape[1] // LINE
@@ -164,7 +161,7 @@ def invert_lines(panels, total, plan):
         _scatter(panels, block, b)
 
 
-@_compile
+@compile_lanes
 def filter_lines(panels, factor, plan):
     """Transform along x, multiply by the real `factor` and go back."""
     nx = factor.shape[1] // LANES
@@ -182,7 +179,7 @@ def filter_lines(panels, factor, plan):
         _scatter(panels, block, b)
 
 
-@_compile
+@compile_lanes
 def propagate_lines(panels, factor, along_y, along_x, plan, spectrum, band):
     """Transform along x, multiply by factor along_y along_x and go back; or, where `spectrum`,
     complex64 (ny, nx) in the FFT's order, is not empty, put the product there instead.
@@ -212,7 +209,7 @@ def propagate_lines(panels, factor, along_y, along_x, plan, spectrum, band):
             _scatter(panels, block, b)
 
 
-@_compile
+@compile_lanes
 def make_phase_objects(first, second, potentials, sigma, band, wide, plan):
     """From the panels of two potentials in V A, real and imaginary part on the rows of `wide`, the
     panels of exp(i sigma V) on those of `band`; none of the second where it has no panels."""
@@ -233,7 +230,7 @@ def make_phase_objects(first, second, potentials, sigma, band, wide, plan):
                 _keep(panels[p], phase_object, band)
 
 
-@_compile
+@compile_lanes
 def multiply_fields(wave, transmission, band, plan):
     """Go back along y with both, multiply `wave` by `transmission`, and transform it again."""
     ny = band[2]
@@ -253,7 +250,7 @@ def multiply_fields(wave, transmission, band, plan):
         _keep(wave[p], block, band)
 
 
-@_compile
+@compile_lanes
 def arrange_spectrum(lines, spectrum, transfer, band, plan):
     """Set `lines`, (R / 8, nx x 16), to the rows of spectrum transfer, complex64 (ny, nx) both."""
     order = plan[3]
@@ -265,7 +262,7 @@ def arrange_spectrum(lines, spectrum, transfer, band, plan):
             line[j * LINE + lane], line[j * LINE + LANES + lane] = value.real, value.imag
 
 
-@_compile
+@compile_lanes
 def focus_lines(panels, lines, along_y, along_x, plan, band):
     """Multiply `lines` by along_y along_x (`propagate_lines`) and go back along x."""
     nx = lines.shape[1] // LINE
@@ -285,7 +282,7 @@ def focus_lines(panels, lines, along_y, along_x, plan, band):
         _scatter(panels, block, b)
 
 
-@_compile
+@compile_lanes
 def add_intensity(intensity, panels, share, band, plan):
     """Go back along y and add share |psi|^2 to `intensity`, float32 (ny, 8 x panels)."""
     ny, width = intensity.shape
@@ -301,7 +298,7 @@ def add_intensity(intensity, panels, share, band, plan):
             store(flat, place, load(flat, place) + factor * (re * re + im * im))
 
 
-@_compile
+@compile_lanes
 def add_scaled(image, intensity, weight):
     """Add weight times the first columns of `intensity` to `image`, float32 (ny, nx)."""
     for i in range(image.shape[0]):
@@ -309,12 +306,12 @@ def add_scaled(image, intensity, weight):
             image[i, j] += weight * intensity[i, j]
 
 
-@_inline
+@inline_lanes
 def _multiply(a, b):
     return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
-@_inline
+@inline_lanes
 def _gather_factors(parts, factors, frequency, b):
     """The factors of eight rows, one in each lane."""
     for lane in range(LANES):
@@ -332,7 +329,7 @@ _COSINE = tuple(
 )
 
 
-@_inline
+@inline_lanes
 def _cos_sin(x):
     """Cosine and sine to 2e-7 for |x| < 8000: x less n pi, then Taylor's series up to pi / 2."""
     one = splat(np.float32(1))
@@ -351,13 +348,13 @@ def _cos_sin(x):
     return c * sign, s * sign
 
 
-@_inline
+@inline_lanes
 def _line_blocks(panels, nx):
     size = panels.shape[0] * TILE
     return np.zeros(size, np.float32), np.empty(nx * LINE, np.float32)
 
 
-@_compile
+@compile_lanes
 def _keep(panel, block, band):
     """Take the rows of the band out of a transformed block."""
     place = band[1]
@@ -367,7 +364,7 @@ def _keep(panel, block, band):
         store(panel, r * LINE + LANES, load(block, i + LANES))
 
 
-@_compile
+@compile_lanes
 def _spread_out(block, panel, band):
     """Put the rows of the band back in place, all others zero."""
     place = band[1]
@@ -378,7 +375,7 @@ def _spread_out(block, panel, band):
         store(block, i + LANES, load(panel, r * LINE + LANES))
 
 
-@_compile
+@compile_lanes
 def _gather(block, panels, b, nx):
     """Eight rows of all panels, turned: now the lanes are rows, and places follow along x.
 
@@ -393,7 +390,7 @@ def _gather(block, panels, b, nx):
     block[nx * LINE :] = 0
 
 
-@_compile
+@compile_lanes
 def _scatter(panels, block, b):
     """Undo `_gather`."""
     for p in range(panels.shape[0]):
@@ -401,7 +398,7 @@ def _scatter(panels, block, b):
         transpose(block, p * TILE + LANES, LINE, panels[p], b * TILE + LANES, LINE)
 
 
-@_compile
+@compile_lanes
 def _put_lines(spectrum, line, frequency, b, order):
     """Eight transformed rows into the field that they belong to."""
     for j in range(order.size):

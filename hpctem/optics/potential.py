@@ -95,19 +95,20 @@ def _element_factor(grid: Grid, number: int, parametrization: str, rms: float) -
 @lru_cache(maxsize=1)
 def _depth_factors(
     grid: Grid, elements: tuple[tuple[int, float], ...], parametrization: str, thickness: float
-) -> dict[int, np.ndarray]:
-    """Factors of every function of depth, float32 (n, ny // 2 + 1, nx), by atomic number.
+) -> dict[int, list[np.ndarray]]:
+    """The factor of every function of depth, float32 (ny // 2 + 1, nx), by atomic number.
 
-    `elements`: pairs of atomic number and Debye-Waller displacement in A.
+    `elements`: pairs of atomic number and Debye-Waller displacement in A. The same arrays for every
+    configuration, so that what is made of one is made once.
     """
     k, inside = _band(grid, parametrization)
-    factors = {}
+    factors: dict[int, list[np.ndarray]] = {}
     for number, rms in elements:
         expansion = expand_depth(number, parametrization, thickness, float(k.max()))
         scale = np.where(inside, debye_waller_factor(k, rms) * _scaled_correction(grid), 0)
-        factors[number] = np.empty((len(expansion.factors), *k.shape), dtype=np.float32)
-        for row, factor in zip(factors[number], expansion.evaluate_factors(k), strict=True):
-            row[...] = factor * scale
+        factors[number] = [
+            (factor * scale).astype(np.float32) for factor in expansion.evaluate_factors(k)
+        ]
     return factors
 
 
@@ -157,7 +158,7 @@ def make_channels(
             )
             weights = weights[:, order]
             parametrization = atomic.parametrization
-            halves = list(_depth_factors(grid, displaced, parametrization, thickness)[number])
+            halves = _depth_factors(grid, displaced, parametrization, thickness)[number]
         for n, half in enumerate(halves):
             if weights is not None:
                 deposits = deposits._replace(weight=backend.asarray(weights[n], dtype=np.float32))

@@ -228,7 +228,7 @@ def form_images(
         groups.setdefault(_look(imaging), []).append(index)
     for look, indices in groups.items():
         band = min(bands[imagings[indices[0]]], filled)
-        small = Grid(_intensity_shape(grid, band), grid.extent)
+        small = Grid(intensity_shape(grid, band), grid.extent)
         if small.shape not in spectra_of:
             spectra_of[small.shape] = _crop_spectra(whole, small.shape, backend)
         spectra = spectra_of[small.shape]
@@ -258,7 +258,7 @@ def _aperture_band(grid: Grid, imaging: Imaging) -> float:
     return band
 
 
-def _intensity_shape(grid: Grid, band: float) -> tuple[int, int]:
+def intensity_shape(grid: Grid, band: float) -> tuple[int, int]:
     """Smallest convenient grid that holds an intensity (twice the wave's `band`), if it pays."""
     ny, nx = (_next_smooth(max(32, math.floor(4 * band * length) + 2)) for length in grid.extent)
     return (ny, nx) if ny < 0.9 * grid.shape[0] and nx < 0.9 * grid.shape[1] else grid.shape

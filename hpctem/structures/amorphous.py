@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from hpctem.compiling import compile_loop
 from hpctem.errors import ConfigError, SampleError
 
 # Packing fraction up to which the number of offers stays practical (about 25 to an atom).
@@ -71,7 +71,7 @@ def amorphous(
     return positions
 
 
-@numba.njit(cache=True)
+@compile_loop
 def _add_atoms(offers, lengths, bond, positions, placed, first_in_cell, next_in_cell):
     """Add the offered positions that keep the bond, until all atoms are placed; returns how many.
 
@@ -102,7 +102,7 @@ def _add_atoms(offers, lengths, bond, positions, placed, first_in_cell, next_in_
     return placed
 
 
-@numba.njit(cache=True)
+@compile_loop
 def _is_near(point, first, positions, next_in_cell, lengths, bond):
     """Whether an atom of the chain that starts at `first` is closer than the bond."""
     other = first

@@ -27,7 +27,9 @@ def sha256(path: Path) -> str:
 
 def test_a_campaign_becomes_a_database_with_its_contact_sheet(run: Callable, small: Path) -> None:
     assert small.with_name("small.hdf5.png").read_bytes().startswith(PNG)
-    found = json.loads(run("info", small, "--json").stdout)
+    told = json.loads(run("info", small, "--json").stdout)
+    assert told["together"] is None
+    [found] = told["databases"]
     assert found["complete"] and found["counts"]["good"] == 6 and found["counts"]["images"] == 24
     columns = {column["name"]: column for column in found["columns"]}
     assert columns["dose"]["values"] == {"400.0": 12, "1600.0": 12}
@@ -210,7 +212,9 @@ def test_preview_draws_before_anything_is_stored(run: Callable, tmp_path: Path) 
 def test_a_second_job_on_the_same_database_is_refused(
     run: Callable, variant: Callable, tmp_path: Path
 ) -> None:
-    campaign = variant(("structures: 6", "structures: 400"), *TINY)
+    # More structures than a machine makes before the second job has looked, in short segments.
+    many = "structures: 5000\n  structures_per_segment: 2"
+    campaign = variant(("structures: 6", many), *TINY, ("crop: 64", "crop: 32"))
     command = [sys.executable, "-m", "hpctem", "simulate", str(campaign)]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as first:
         folder = tmp_path / "small.hdf5.journal"

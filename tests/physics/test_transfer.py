@@ -161,10 +161,10 @@ def test_aperture_on_a_cropped_grid_changes_nothing(particle, cpu, monkeypatch) 
     imaging = Imaging(
         ENERGY, defocus=200.0, aberrations=RESIDUAL, focal_spread=15.0, objective_aperture=0.012
     )
-    shape = transfer._intensity_shape(Grid((100, 120), extent), 0.012 / LAMBDA)
+    shape = transfer.intensity_shape(Grid((100, 120), extent), 0.012 / LAMBDA)
     assert shape == (50, 60)
     cropped = form_images(waves, extent, [imaging], cpu)[0]
-    monkeypatch.setattr(transfer, "_intensity_shape", lambda grid, band: grid.shape)
+    monkeypatch.setattr(transfer, "intensity_shape", lambda grid, band: grid.shape)
     full = form_images(waves, extent, [imaging], cpu)[0]
     assert image_error(cropped, full) < 1e-5
     assert cropped.tobytes() != full.tobytes()

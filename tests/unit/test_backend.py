@@ -15,6 +15,7 @@ import pytest
 from hpctem import backend as module
 from hpctem.backend import CPU_FFTS, select_backend
 from hpctem.errors import ConfigError
+from hpctem.processor import is_v3
 
 INSTALLED = [name for name in CPU_FFTS if find_spec(name)]
 
@@ -98,7 +99,7 @@ def test_identity_tells_providers_apart() -> None:
     assert len(digests) == len(INSTALLED)
 
 
-@pytest.mark.skipif(not module._host_is_v3(), reason="this processor is not x86-64-v3")
+@pytest.mark.skipif(not is_v3(), reason="this processor is not x86-64-v3")
 def test_kernels_are_compiled_for_every_v3_processor(tmp_path: Path) -> None:
     """No AVX-512 register in the compiled code, so all x86-64-v3 nodes run the same code."""
     program = (

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from hpctem import memory
 from hpctem.backend import Backend, select_backend
 from hpctem.campaign import Experiment
+from hpctem.optics import passes
+from hpctem.optics.grid import Grid
+from hpctem.optics.multislice import Multislice, exit_waves
 from hpctem.simulate import lay_out, read_campaign
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -60,6 +64,25 @@ def test_estimate_is_what_a_process_takes(tmp_path, changes):
     assert 0.6 < peak / estimate < 1.5
     if changes:  # and not because libraries outweigh the arrays
         assert 0.5 < (peak - memory.PROGRAM_BYTES) / (estimate - memory.PROGRAM_BYTES) < 1.5
+
+
+@pytest.mark.parametrize("projection", ["infinite", "finite"])
+def test_factors_are_arranged_once_for_all_configurations(projection, monkeypatch):
+    """Else a process would take more memory with every phonon configuration."""
+    made = []
+    arrange = passes.arrange_half
+    monkeypatch.setattr(passes, "arrange_half", lambda *given: made.append(1) or arrange(*given))
+    positions = np.random.default_rng(0).uniform(0, 8, (4, 20, 3))
+    numbers = np.repeat([6, 79], 10)
+    counts = []
+    for configurations in (1, 4):
+        made.clear()
+        exit_waves(
+            positions[:configurations], numbers, 8.0, Grid((64, 64), (8.0, 8.0)),
+            Multislice(200e3, 2.0, projection=projection), CPU,
+        )  # fmt: skip
+        counts.append(len(made))
+    assert counts[0] == counts[1] > 2
 
 
 def test_estimate_grows_with_what_is_asked(tmp_path):

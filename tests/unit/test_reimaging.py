@@ -334,6 +334,9 @@ def test_volumes_and_limits_take_the_same_structures_as_a_simulation(
     with pytest.raises(ConfigError, match=r"volume 1/2 is structures 0 to 0, but \S+ holds 1 to 2"):
         first = Options(device="cpu", volume=(1, 2))
         form(campaign, tmp_path / "v.v2of2.hdf5", tmp_path / "d.hdf5", first)
+    for options in (second, Options(device="cpu", volume=(2, 2), repair=True)):
+        with pytest.raises(ConfigError, match=r"v2of2\.hdf5 is the parent itself"):
+            form(campaign, tmp_path / "v.v2of2.hdf5", tmp_path / "v.hdf5", options)
     with pytest.raises(ConfigError, match="none of them"):
         form(write(limit=1), tmp_path / "v.v2of2.hdf5", tmp_path / "d.hdf5")
     make(write(limit=2), tmp_path / "limited.hdf5")
@@ -377,7 +380,12 @@ def test_a_damaged_child_is_repaired_to_the_same_bytes(
     found = verify(child)
     assert found.bad == (("images", 3),) and found.outside is False
     commented = write(("name: small", "name: small  # the same"))
-    assert form(commented, parent, child, Options(device="cpu", repair=True)).complete
+    repairing = Options(device="cpu", repair=True)
+    assert form(commented, parent, child, repairing).complete
+    assert child.read_bytes() == whole and verify(child).intact
+    flip(child, tables.INSTANCES, 3)
+    Path(f"{child}.journal", "COMPLETE").write_text("{")
+    assert form(commented, parent, child, repairing).complete
     assert child.read_bytes() == whole and verify(child).intact
 
 

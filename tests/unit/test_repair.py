@@ -198,6 +198,13 @@ def lie_in_marker(path: Path) -> None:
     marker.write_text(marker.read_text().replace('"outside": "', '"outside": "f'))
 
 
+def spoil_journals(path: Path) -> None:
+    """The first record of every journal: none says anything any more."""
+    for journal in journal_folder(path).glob("*.journal"):
+        if journal.stat().st_size:
+            flip(journal, 20)
+
+
 def lose_folder(path: Path) -> None:
     shutil.rmtree(journal_folder(path))
 
@@ -222,6 +229,8 @@ DAMAGES = {
     "cut off": ([cut], {4, 5, 6, 7}),
     "longer": ([lengthen], set()),
     "page of zeros": ([zero_block], {6, 7}),
+    "journal": ([spoil_journals], set()),
+    "row and journal": ([flip_row, spoil_journals], {4, 5}),
     "marker": ([spoil_marker], set()),
     "marker and row": ([flip_row, spoil_marker], {4, 5}),
     "lying marker": ([lie_in_marker], set()),
@@ -247,6 +256,61 @@ def test_repair_gives_the_same_bytes_and_computes_only_what_is_bad(
     assert set(compute.asked) - ({2, 3} if name == "cut off" else set()) == expected
     assert read_marker(journal_folder(copy)) == read_marker(journal_folder(whole))
     assert not list(journal_folder(copy).glob("*.tmp"))
+
+
+def test_flipped_bits_beside_the_database_cost_nothing(copy: Path, whole: Path) -> None:
+    """In the marker and the journals: what reads it refuses or is right, and a repair computes
+    nothing, since every row is as it was."""
+    chance = random.Random(9)
+    folder = journal_folder(copy)
+    files = [folder / MARKER, *sorted(folder.glob("*.journal"))]
+    assert len(files) > 2
+    for number in range(120):
+        beside = files[number % len(files)]
+        flip(beside, chance.randrange(beside.stat().st_size), 1 << chance.randrange(8))
+        for ask in (lambda: fill(copy, LAYOUT, IDENTITY, refuse), lambda: verify(copy)):
+            try:
+                found = ask()
+            except DatabaseError:
+                continue
+            if isinstance(found, Summary):
+                assert found == Summary(7, 1, 0, True)
+            else:
+                assert not found.bad
+        assert repair(copy, refuse) == Summary(7, 1, 0, True)
+        assert sha256(copy) == sha256(whole)
+        assert read_marker(folder) == read_marker(journal_folder(whole))
+        told = read_journals(folder, plan_key(PLAN))
+        assert len(told.commits) == LAYOUT.segments and not told.damaged
+        shutil.rmtree(folder)
+        shutil.copytree(journal_folder(whole), folder)
+
+
+def refuse(index: int) -> StructureRows:
+    raise AssertionError(f"structure {index} is computed again")
+
+
+def test_a_finished_database_says_the_same_without_journals(copy: Path) -> None:
+    lose_journals(copy)
+    assert fill(copy, LAYOUT, IDENTITY, refuse) == Summary(7, 1, 0, True)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_repair_never_writes_into_the_file_of_another_campaign(
+    lost: bool, copy: Path, memory: Path
+) -> None:
+    """One that was copied over the database whose folder is still there."""
+    other = lay_out(6, 1, size=6)
+    fill(memory / "another.hdf5", other, {"seed": "9"}, Compute(size=6))
+    shutil.copy(memory / "another.hdf5", copy)
+    if lost:
+        lose_journals(copy)
+    else:
+        (journal_folder(copy) / MARKER).unlink()
+    before = sha256(copy)
+    with pytest.raises(DatabaseError, match="is not the file that the folder"):
+        repair(copy)
+    assert sha256(copy) == before and not list(journal_folder(copy).glob("*.tmp"))
 
 
 @pytest.mark.parametrize("lost", [True, False])
