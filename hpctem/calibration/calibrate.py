@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import resource
 import socket
 import time
@@ -16,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-import hpctem
 from hpctem.backend import Backend
+from hpctem.calibration.machine import Machine, describe_machine
 from hpctem.calibration.measure import (
     Storage,
     Timed,
@@ -26,8 +24,8 @@ from hpctem.calibration.measure import (
     time_structure,
 )
 from hpctem.calibration.transforms import (
-    LADDER,
     Shape,
+    choose_ladder,
     floor_seconds,
     time_transforms,
 )
@@ -43,23 +41,6 @@ MOST_FAILURES = 10
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where a calibration was made: one node of it and what hpctem used there.
-
-    cores and memory (bytes) are those that the process may use; `devices`: GPUs of the node.
-    """
-
-    host: str
-    processor: str
-    cores: int
-    memory: float
-    device: str
-    devices: int
-    fft: str
-    version: str
-
-
-@dataclass(frozen=True)
 class Calibration:
     """What the average structure of a campaign costs one rank of a machine.
 
@@ -68,9 +49,9 @@ class Calibration:
     ranks       that computed at once on the node; `writers`: on all nodes
     work        of the structures that were timed, per structure
     seconds     step -> seconds per structure
-    floors      step -> seconds that its transforms take alone, by the library's FFT
+    floors      step -> seconds that its transforms take alone
     rates       step -> seconds per unit of `Work.units`, or per second of `Work.transforms`
-    transforms  shape -> seconds of one transform
+    transforms  seconds of one transform of each shape (see `hpctem.calibration.transforms`)
     storage     what keeping the rows costs
     spread      standard deviation over the structures of (seconds / what `rates` say)
     timed       number of structures
@@ -141,16 +122,18 @@ def calibrate(
     timed = _time_good(experiment, order, structures, budget, layout)
     communicator.barrier()
     storage = time_storage(timed[0].rows, layout, folder)
-    shapes = [shape for counts in timed[0].work.transforms().values() for shape in counts]
+    machine = describe_machine(backend)
+    counted = timed[0].work.transforms(machine.by_lines).values()
     tell("timing transforms")
-    transforms = time_transforms([*shapes, *((n, n) for n in LADDER)], backend)
+    shapes = [shape for counts in counted for shape in counts]
+    transforms = time_transforms([*shapes, *choose_ladder(backend)], backend)
     hosts = communicator.allgather(socket.gethostname())
     return summarise(
         timed,
         transforms,
         storage,
         campaign,
-        describe_machine(backend),
+        machine,
         (hosts.count(socket.gethostname()), len(hosts)),
         startup,
         warmup,
@@ -200,12 +183,12 @@ def summarise(
     }
     seconds["digests"] = storage.digests * work.stored_bytes
     seconds["writing"] = storage.writing * work.stored_bytes
-    units = scale_units(work, transforms)
-    floors = {step: units[step] for step in work.transforms()}
+    units = scale_units(work, transforms, machine)
+    floors = {step: units[step] for step in work.transforms(machine.by_lines)}
     rates = {step: seconds[step] / unit for step, unit in units.items() if unit and step in seconds}
     ratios = []
     for one in timed:
-        own = scale_units(one.work, transforms)
+        own = scale_units(one.work, transforms, machine)
         predicted = sum(rates.get(step, 0.0) * own[step] for step in one.seconds)
         ratios.append(sum(one.seconds.values()) / predicted)
     return Calibration(
@@ -239,9 +222,12 @@ def cost_signature(campaign: CampaignFile) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def scale_units(work: Work, transforms: Mapping[Shape, float]) -> dict[str, float]:
+def scale_units(
+    work: Work, transforms: Mapping[Shape, float], machine: Machine
+) -> dict[str, float]:
     """Step -> what its time is proportional to: units of work, or seconds of transforms."""
-    floors = {step: floor_seconds(counts, transforms) for step, counts in work.transforms().items()}
+    counted = work.transforms(machine.by_lines)
+    floors = {step: floor_seconds(counts, transforms) for step, counts in counted.items()}
     return work.units() | floors
 
 
@@ -288,67 +274,3 @@ def average_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         startup=max(c.startup for c in calibrations),
         peak=max(c.peak for c in calibrations),
     )
-
-
-def describe_machine(backend: Backend) -> Machine:
-    """The node that this process runs on."""
-    devices = backend.xp.cuda.runtime.getDeviceCount() if backend.name == "cupy" else 0
-    return Machine(
-        host=socket.gethostname(),
-        processor=_read_processor(),
-        cores=count_cores(),
-        memory=count_memory(),
-        device=backend.device,
-        devices=devices,
-        fft=backend.fft_provider,
-        version=hpctem.__version__,
-    )
-
-
-def count_cores() -> int:
-    """Processor cores of this node that the job may use; two threads of a core count once.
-
-    What mpirun binds this rank to does not count: the other ranks have the other cores.
-    """
-    allowed = _read_cpus() or {str(cpu) for cpu in os.sched_getaffinity(0)}
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(siblings.read_text())
-        except OSError:
-            return len(allowed)
-    return len(cores)
-
-
-def _read_cpus() -> set[str]:
-    """Numbers of the processors that the job's cgroup, or the node, has; empty if not known."""
-    for path in ("/sys/fs/cgroup/cpuset.cpus.effective", "/sys/devices/system/cpu/online"):
-        try:
-            parts = Path(path).read_text().strip().split(",")
-            ranges = [part.partition("-") for part in parts if part]
-            cpus = {str(n) for a, _, b in ranges for n in range(int(a), int(b or a) + 1)}
-        except (OSError, ValueError):
-            continue
-        if cpus:
-            return cpus
-    return set()
-
-
-def count_memory() -> float:
-    """Bytes of memory of this node, within the limit of the job (cgroup)."""
-    total = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return total
-    return min(total, float(limit)) if limit.isdigit() else total
-
-
-def _read_processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    names = (line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line)
-    return next(names, platform.processor() or platform.machine())

@@ -37,7 +37,7 @@ class Estimate:
 def estimate(calibration: Calibration, work: Work, signature: str) -> Estimate:
     """The cost of a structure of that work and `cost_signature` on the calibration's machine."""
     timed = calibration.work
-    units = scale_units(work, calibration.transforms)
+    units = scale_units(work, calibration.transforms, calibration.machine)
     steps = {step: calibration.rates.get(step, 0.0) * unit for step, unit in units.items()}
     error = max(SAME, calibration.spread)
     notes = []
@@ -67,10 +67,10 @@ def distance(calibration: Calibration, work: Work, signature: str) -> float:
     timed = calibration.work
     if signature == calibration.signature:
         return 0.0
-    unlike = 0.01 + sum(
-        abs(math.log(getattr(work, name) / getattr(timed, name)))
-        for name in ("slices", "phonons", "images", "channels")
-        if getattr(work, name) and getattr(timed, name)
-    )
+    counts = [
+        (work.whole.slices, timed.whole.slices),
+        *((getattr(work, n), getattr(timed, n)) for n in ("phonons", "images", "channels")),
+    ]
+    unlike = 0.01 + sum(abs(math.log(a / b)) for a, b in counts if a and b)
     unlike += abs(math.log(math.prod(work.wave) / math.prod(timed.wave)))
     return unlike + 5 * sum(getattr(work, n) != getattr(timed, n) for n in DIFFERENCES)

@@ -50,7 +50,7 @@ from hpctem.optics.transfer import form_images
 from hpctem.parallel import Communicator
 from hpctem.structures.scenes import Structure
 
-# Images of a wave that are formed and recorded; the others cost the same.
+# Images of a wave that are recorded; the others cost the same.
 MOST_IMAGES = 24
 SEGMENTS, SEGMENT_BYTES = 3, 64 * 2**20
 
@@ -151,7 +151,7 @@ def time_structure(experiment: Experiment, index: int, layout: Layout) -> Timed:
         block = empty_block(layout, range(1))
         if not place_rows(layout, block, 0, StructureRows(rows)):
             raise SampleError(f"structure {index} holds NaN or more rows than its tables")
-    work = describe_structure(experiment, structure, layout)
+    work = describe_structure(experiment, index, structure, layout)
     return Timed(watch.seconds, work, rows)
 
 
@@ -195,9 +195,8 @@ def _time_images(
     config, grids = experiment.config, experiment.grids
     each = config.imaging.images_per_focus
     shown = min(config.imaging.foci * each, MOST_IMAGES)
-    foci = math.ceil(shown / each)
-    with watch.step("imaging", config.foci / foci):
-        optics = [draw.optics(focus) for focus in range(foci)]
+    with watch.step("imaging", config.waves):  # all foci of a wave, for they share work
+        optics = [draw.optics(focus) for focus in range(config.imaging.foci)]
         settings = [set_optics(config, values, height) for values in optics]
         formed = form_images(waves, grids.extent, settings, experiment.backend)
         intensities = [integrate_pixels(intensity, grids.binning) for intensity in formed]
@@ -277,11 +276,13 @@ def time_storage(rows: Rows, layout: Layout, folder: Path) -> Storage:
 
 def _time_records() -> float:
     """Seconds to check one journal record."""
-    records = 4096
+    records, times = 4096, []
     raw = pack_record(bytes(32), COMMIT, 0) * records
-    begin = time.perf_counter()
-    unpack_records(bytes(32), raw)
-    return (time.perf_counter() - begin) / records
+    for _ in range(3):
+        begin = time.perf_counter()
+        unpack_records(bytes(32), raw)
+        times.append(time.perf_counter() - begin)
+    return min(times) / records
 
 
 def process_age() -> float:

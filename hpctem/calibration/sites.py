@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpctem.calibration.calibrate import Calibration, Machine
+from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import distance
+from hpctem.calibration.machine import Machine
 from hpctem.calibration.measure import Storage
-from hpctem.calibration.workload import Work
+from hpctem.calibration.workload import Passage, Work
 from hpctem.errors import ConfigError, MachineError
 from hpctem.sections import nearest
 
@@ -93,8 +94,15 @@ def read_calibrations(site: str) -> list[Calibration]:
 def choose_calibration(
     calibrations: Sequence[Calibration], work: Work, signature: str
 ) -> Calibration:
-    """The one whose campaign is most like that work; of several alike the one with most ranks."""
-    return min(calibrations, key=lambda c: (distance(c, work, signature), -c.ranks))
+    """The one whose campaign is most like that work.
+
+    Of several alike that of a GPU, which `--device auto` takes, then the one with most ranks.
+    """
+
+    def rank(one: Calibration) -> tuple[float, bool, int]:
+        return distance(one, work, signature), one.machine.by_lines, -one.ranks
+
+    return min(calibrations, key=rank)
 
 
 def describe(calibration: Calibration) -> dict[str, Any]:
@@ -107,12 +115,13 @@ def describe(calibration: Calibration) -> dict[str, Any]:
 def rebuild(described: Mapping[str, Any]) -> Calibration:
     """The calibration that `describe` described; raises what a missing or foreign key raises."""
     values = dict(described)
-    shapes = ("wave", "exit", "focus", "image", "stored")
     work: dict[str, Any] = {
-        name: tuple(value) if name in shapes else value for name, value in values["work"].items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values["work"].items()
     }
+    work |= {name: Passage(**work[name]) for name in ("whole", "parts")}
     values["work"] = Work(**work)
     values["machine"] = Machine(**values["machine"])
     values["storage"] = Storage(**values["storage"])
-    values["transforms"] = {(ny, nx): s for ny, nx, s in values["transforms"]}
+    values["transforms"] = {tuple(shape): s for *shape, s in values["transforms"]}
     return Calibration(**values)

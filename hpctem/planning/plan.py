@@ -27,9 +27,11 @@ from hpctem.planning.schedule import STOP_SECONDS, Pace, Schedule, schedules
 
 # Where 32 bits count, and the largest file of ext4 with its usual blocks.
 COUNTED, LARGEST_FILE = 2**31 - 1, 16 * 2**40
-# Resuming reads every record of the journals on one rank, about a second for 100,000 segments.
+# Resuming reads every record of the journals on one rank, some seconds for so many segments.
 MANY_SEGMENTS = 10**6
 IDLE_SHARE = 0.1
+# Steps that a GPU's rank does while the next segment is computed.
+BESIDE = ("digests", "writing")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def plan_campaign(
     `folder` is where the database is to lie. Without `ranks_per_node` a node has as many as it has
     cores (GPUs) and memory for.
     """
-    on_device = calibration.machine.device != "CPU"
+    on_device = not calibration.machine.by_lines
     target = Backend("cupy", np, "cufft", "") if on_device else experiment.backend
     arguments = experiment.config, experiment.grids, layout, target
     memory = estimate_memory(*arguments)
@@ -112,7 +114,9 @@ def plan_campaign(
     if ranks_per_node is None:
         ranks_per_node = max(1, min(limits.cores or 1, fitting if fitting is not None else 10**9))
     bandwidth = limits.bandwidth or calibration.bandwidth
-    pace = Pace(cost.seconds, calibration.storage, bandwidth, calibration.startup)
+    beside = sum(cost.steps.get(step, 0.0) for step in BESIDE) if on_device else 0.0
+    seconds = cost.seconds - beside
+    pace = Pace(seconds, calibration.storage, bandwidth, calibration.startup, on_device)
     plan = Plan(
         name=experiment.config.campaign.name,
         layout=layout,
@@ -158,7 +162,7 @@ def warn_of_disk(plan: Plan) -> list[str]:
 
 
 def warn_of_ranks(plan: Plan) -> list[str]:
-    """Of memory that is too small, ranks beyond the cores, ranks without work."""
+    """Of memory that is too small, ranks beyond the cores, too many nodes, ranks without work."""
     found = []
     ranks, machine = plan.ranks_per_node, plan.calibration.machine
     if plan.fitting is not None and ranks > plan.fitting:
@@ -180,14 +184,17 @@ def warn_of_ranks(plan: Plan) -> list[str]:
             "which share its memory bandwidth: the node may be slower; calibrate under "
             f"'mpirun -n {ranks}'"
         )
+    most = plan.limits.nodes
+    if most is not None and (beyond := [s.nodes for s in plan.schedules if s.nodes > most]):
+        found.append(f"nodes: a job may have {most}, not {', '.join(map(str, beyond))}")
     starved = [s for s in plan.schedules if s.ranks > plan.layout.segments]
     if starved:
         least = starved[0]
         each = max(plan.layout.structures // least.ranks, 1)
         advice = (
             f"campaign.structures_per_segment: {each} gives each work"
-            if each < plan.layout.structures_per_segment
-            else "there are not more structures"
+            if each < plan.layout.structures_per_segment and least.ranks <= plan.layout.structures
+            else f"there are {plan.layout.structures} structure(s)"
         )
         found.append(
             f"ranks: at {least.nodes} node(s) {least.ranks - plan.layout.segments} of "

@@ -109,7 +109,25 @@ def _find_kept(campaign: CampaignFile, request: Request) -> Calibration | None:
     experiment = Experiment(campaign.config, select_backend("cpu"))
     structures = range(campaign.config.campaign.structures)
     work = describe_work(experiment, lay_out(campaign, experiment, structures), structures)
-    return choose_calibration(read_calibrations(request.site), work, signature)
+    kept = choose_device(read_calibrations(request.site), request.device, request.site)
+    return choose_calibration(kept, work, signature)
+
+
+def choose_device(kept: list[Calibration], device: str, site: str) -> list[Calibration]:
+    """Those of a site's calibrations that were made on the device asked for: cpu, cuda or auto.
+
+    Raises ConfigError when there is none.
+    """
+    if device == "auto":
+        return kept
+    fitting = [c for c in kept if c.machine.by_lines == (device == "cpu")]
+    if not fitting:
+        other = "cuda" if device == "cpu" else "cpu"
+        raise ConfigError(
+            f"site {site!r} has no calibration with --device {device}, only with --device {other}; "
+            f"run 'hpctem plan CONFIG --site {site} --calibrate --device {device}' there"
+        )
+    return fitting
 
 
 def host_site() -> str:

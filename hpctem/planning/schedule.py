@@ -17,6 +17,9 @@ from hpctem.database.schema import Layout
 
 # Left of a job's time when it is asked to stop.
 STOP_SECONDS = 180.0
+# A resumed job reads the journals, takes the lock and reads them again, merges them, and reads what
+# was merged at its end: measured as so many times the reading (tests/benchmarks/scale.py).
+SCANS = 3.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,22 @@ class Pace:
     storage     what keeping rows costs a rank
     bandwidth   bytes per second that the disk takes from all ranks together
     startup     seconds until a rank begins
+    background  a GPU computes and leaves the core free: `structure` is without digests and writing,
+                which are done while the next segment is computed
     """
 
     structure: float
     storage: Storage
     bandwidth: float
     startup: float
+    background: bool = False
+
+    @property
+    def keeping(self) -> float:
+        """Seconds per byte of a segment until it is on the disk, from when it is computed."""
+        storage = self.storage
+        beside = storage.digests + storage.writing if self.background else 0.0
+        return beside + storage.syncing
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,10 @@ def schedule(
     work = time_work(layout, pace, ranks)
     segment = each * pace.structure
     images = layout.rows_per_structure["images"]
-    rate = min(ranks, segments) / pace.structure
+    rate = min(ranks, segments) / max(pace.structure, layout.structure_bytes * pace.keeping)
     disk_rate = pace.bandwidth / layout.structure_bytes
     reading = time_reading(layout, pace, ranks)
-    scan = (layout.segments + 2 * layout.structures) * pace.storage.record
+    scan = SCANS * (layout.segments + 2 * layout.structures) * pace.storage.record
     overhead = pace.startup + scan
     seconds = overhead + work + reading
     jobs, volumes = 1, 1
@@ -116,7 +129,7 @@ def time_work(layout: Layout, pace: Pace, ranks: int) -> float:
     most = -(-layout.segments // ranks)
     compute = min(most * each, layout.structures) * pace.structure
     bytes_ = each * layout.structure_bytes
-    commit = bytes_ * pace.storage.syncing + pace.storage.commit
+    commit = bytes_ * pace.keeping + pace.storage.commit
     # A segment is committed while the next one is computed; only the last commit is waited for.
     waiting = (most - 1) * max(commit - each * pace.structure, 0.0) + commit
     return max(compute + waiting, layout.data_bytes / pace.bandwidth)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,22 @@ from hpctem.calibration.calibrate import (
     average_calibrations,
     calibrate,
     cost_signature,
-    count_cores,
 )
 from hpctem.calibration.estimate import estimate
+from hpctem.calibration.machine import count_cores
 from hpctem.calibration.measure import time_structure
-from hpctem.calibration.transforms import floor_seconds, time_transforms, transform_seconds
-from hpctem.calibration.workload import describe_structure, describe_work
+from hpctem.calibration.transforms import (
+    choose_ladder,
+    floor_seconds,
+    time_transforms,
+    transform_seconds,
+)
+from hpctem.calibration.workload import Passage, describe_structure, describe_work
 from hpctem.campaign import Experiment, compute_structure
 from hpctem.errors import ConfigError, SampleError
+from hpctem.optics import passes
 from hpctem.parallel import Communicator
+from hpctem.planning import prepare
 from hpctem.simulate import CampaignFile, lay_out, read_campaign
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -135,6 +143,9 @@ def test_average_work_is_near_the_campaigns_mean():
     experiment, layout, structures = set_up(read_campaign(SMALL))
     work = describe_work(experiment, layout, structures)
     sampled = [experiment.structure(index) for index in structures]
+    passed = [describe_structure(experiment, i, s, layout) for i, s in enumerate(sampled)]
+    assert work.whole.fields == pytest.approx(np.mean([one.whole.fields for one in passed]))
+    assert work.planes == pytest.approx(np.mean([one.planes for one in passed]))
     assert work.atoms == pytest.approx(np.mean([len(s.positions) for s in sampled]))
     assert work.particles == pytest.approx(np.mean([len(s.particles) for s in sampled]))
     assert (work.phonons, work.foci, work.images) == (2, 2, 4)
@@ -142,18 +153,82 @@ def test_average_work_is_near_the_campaigns_mean():
     assert work.stored_bytes == layout.structure_bytes
 
 
-def test_transforms_are_those_of_the_formulas():
+class Counter:
+    """Counts blocks of eight lines that the passes over fields transform, by their length."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: dict[int, int] = {}
+        self.looks = 0
+        for name in COUNTED:
+            monkeypatch.setattr(passes, name, self._watch(name, getattr(passes, name)))
+
+    def _watch(self, name: str, work: Callable) -> Callable:
+        def counted(*values: object) -> object:
+            blocks, plan = COUNTED[name](values)
+            length = plan.order.size
+            self.lines[length] = self.lines.get(length, 0) + blocks
+            self.looks += name == "add_intensity"
+            return work(*values)
+
+        return counted
+
+
+# Arguments -> blocks transformed, and the plan that they are transformed by.
+COUNTED = {
+    "transform_pair": lambda v: (len(v[0]), v[3]),
+    "weigh": lambda v: (len(v[0]), v[3]),
+    "invert_lines": lambda v: (len(v[1]), v[2]),
+    "filter_lines": lambda v: (2 * len(v[1]), v[2]),
+    "make_phase_objects": lambda v: (len(v[2]) + len(v[0]) + len(v[1]), v[6]),
+    "multiply_fields": lambda v: (3 * len(v[0]), v[3]),
+    "propagate_lines": lambda v: ((2 - bool(v[5].size)) * len(v[1]), v[4]),
+    "focus_lines": lambda v: (len(v[1]), v[4]),
+    "add_intensity": lambda v: (len(v[1]), v[4]),
+}
+STILL = ("  phonons: {configurations: 2}\n", "")
+FINITE = ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite")
+APERTURE = ("  foci: 2", "  objective_aperture: 12 mrad\n  foci: 5")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(STILL,), (), (STILL, FINITE), (STILL, APERTURE)],
+    ids=["still", "phonons", "finite", "aperture"],
+)
+def test_transforms_are_those_that_are_done(tmp_path, monkeypatch, changes):
+    """Line by line as the passes do them; phonons and depth functions differ a little by atom."""
+    experiment, layout, _ = set_up(write(tmp_path, *changes))
+    counter = Counter(monkeypatch)
+    for index in range(2):
+        counter.lines.clear()
+        counter.looks = 0
+        compute_structure(experiment, index)
+        work = describe_structure(experiment, index, experiment.structure(index), layout)
+        said: dict[int, float] = {}
+        for counts in work.transforms(by_lines=True).values():
+            for shape, number in counts.items():
+                if len(shape) == 1:
+                    said[shape[0]] = said.get(shape[0], 0) + number
+        exact = changes in ((STILL,), (STILL, APERTURE))
+        assert said == pytest.approx(counter.lines, rel=1e-9 if exact else 0.15)
+        assert counter.looks == work.planes * work.phonons
+
+
+def test_a_gpu_transforms_whole_fields():
     experiment, layout, _ = set_up(read_campaign(SMALL))
-    work = describe_structure(experiment, experiment.structure(0), layout)
-    work = dataclasses.replace(work, slices=10.0, phonons=3, waves=2, foci=4, planes=5.0)
+    work = describe_structure(experiment, 0, experiment.structure(0), layout)
+    passage = Passage(slices=10.0, pairs=5.0, fields=7.0)
+    work = dataclasses.replace(work, whole=passage, phonons=3, waves=2, foci=4, planes=5.0)
+    done = work.transforms(by_lines=False)
     # a slice: t there and back, psi there and back; a pair of slices: two elements there, V back
-    assert work.transforms()["exit waves"] == {work.wave: 2 * 3 * (10 * 4 + 5 * 3)}
-    assert work.transforms()["imaging"] == {work.exit: 2 * 3 + 4 * 3 * 5}
-    masked = dataclasses.replace(work, mask="phase", particles=2.0)
-    # two particles: potential and blur of each wave; multislice and a propagation of each alone
     assert work.exit == work.wave
-    assert masked.transforms()["labels"] == {work.wave: 2 * 2 * (4 + 3 * (55 + 2))}
-    assert dataclasses.replace(work, particles=0.0).transforms()["labels"][work.exit] == 0
+    assert done["exit waves"] == {work.wave: 2 * 3 * (10 * 4 - 1 + 5 * 3 + 1)}
+    assert done["imaging"] == {work.exit: 2 * 3 + 3 * 5}
+    masked = dataclasses.replace(work, mask="phase", particles=2.0, parts=passage)
+    # two particles: potential and blur of each wave; multislice and a propagation of each alone
+    assert masked.transforms(False)["labels"] == {work.wave: 2 * 2 * 4 + 2 * 3 * (54 + 2 * 3)}
+    bare = dataclasses.replace(masked, particles=0.0, parts=Passage())
+    assert bare.transforms(False)["labels"] == {work.wave: 0}
 
 
 def test_transform_times_are_interpolated():
@@ -164,12 +239,29 @@ def test_transform_times_are_interpolated():
     assert between == pytest.approx(np.mean(per_work))
     assert transform_seconds((512, 512), timed) == pytest.approx(per_work[1] * 262144 * 18)
     assert floor_seconds({(64, 64): 10, (256, 256): 2}, timed) == pytest.approx(7.4e-3)
+    # lines know nothing of fields, also of as many numbers
+    lines = timed | {(100,): 1e-6, (4096,): 1.0}
+    assert transform_seconds((50, 2), lines) == pytest.approx(per_work[0] * 100 * np.log2(100))
+    assert transform_seconds((64, 64), lines) == 1.0e-4
 
 
 def test_larger_transforms_take_longer():
-    timed = time_transforms([(64, 64), (512, 512), (64, 64)], CPU)
-    assert list(timed) == [(64, 64), (512, 512)]
+    timed = time_transforms([(64, 64), (512, 512), (64, 64), (64,), (1024,)], CPU)
+    assert list(timed) == [(64, 64), (512, 512), (64,), (1024,)]
     assert 10 < timed[512, 512] / timed[64, 64] < 1000
+    assert 5 < timed[1024,] / timed[64,] < 200
+
+
+def test_every_line_that_a_grid_has_is_timed():
+    ladder = choose_ladder(CPU)
+    assert {(64,), (480,), (630,), (640,), (2048,)} <= set(ladder)
+    on_gpu = choose_ladder(dataclasses.replace(CPU, name="cupy"))
+    assert {len(shape) for shape in on_gpu} == {2} and len(ladder) == len(set(ladder))
+
+
+def test_a_step_takes_longer_than_its_transforms_alone(small):
+    for step, floor in small.floors.items():
+        assert 0 < floor < small.seconds[step], step
 
 
 def test_signature_is_of_the_cost_alone(tmp_path):
@@ -204,6 +296,19 @@ def test_the_likest_campaign_is_chosen(tmp_path, small):
     assert sites.choose_calibration([small, twin], work, "y") == twin
     assert sites.choose_calibration([small, twin], small.work, "y") == small
     assert sites.choose_calibration([small, twin], work, small.signature) == small
+
+
+def test_the_device_asked_for_is_chosen(small):
+    machine = dataclasses.replace(small.machine, device="NVIDIA H100 (device 0)")
+    on_gpu = dataclasses.replace(small, machine=machine)
+    busy = dataclasses.replace(small, ranks=64)
+    kept = [small, on_gpu, busy]
+    assert prepare.choose_device(kept, "auto", "x") == kept
+    assert prepare.choose_device(kept, "cpu", "x") == [small, busy]
+    assert prepare.choose_device(kept, "cuda", "x") == [on_gpu]
+    assert sites.choose_calibration(kept, small.work, small.signature) == on_gpu
+    with pytest.raises(ConfigError, match="no calibration with --device cuda, only with"):
+        prepare.choose_device([small], "cuda", "x")
 
 
 @pytest.mark.parametrize("site", ["", "../x", "a/b", ".hidden", "x" * 65, "a b"])

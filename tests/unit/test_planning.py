@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from hpctem.backend import select_backend
-from hpctem.calibration.calibrate import Calibration, Machine
+from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import Estimate
+from hpctem.calibration.machine import Machine
 from hpctem.calibration.measure import Storage
 from hpctem.calibration.workload import describe_work
 from hpctem.campaign import Experiment
@@ -128,6 +129,49 @@ def test_disk_sets_the_limit_when_it_is_slower():
     assert time_work(layout, pace, 50) == pytest.approx(50.0)
     assert above.bytes == pytest.approx(20 * layout.structure_bytes)
     assert time_reading(layout, pace, 50) == pytest.approx(50.0)
+
+
+def test_a_gpu_computes_while_rows_are_kept():
+    """Digests and writing cost nothing while they are the shorter part, and set the rate after."""
+    layout, size = make_layout(1000, 10), make_layout(1, 1).structure_bytes
+    for seconds, expected in ((0.5, 1.0), (2.0, 2.0)):
+        slow = dataclasses.replace(
+            FAST_DISK, digests=seconds / size / 2, writing=seconds / size / 2
+        )
+        pace = Pace(1.0, slow, 1e18, 0.0, background=True)
+        assert schedule(layout, pace, 1, 4).structures == pytest.approx(4 / expected)
+        whole = 10 * (seconds + 24 * expected + 1.0)
+        assert time_work(layout, pace, 4) == pytest.approx(whole)
+        serial = dataclasses.replace(pace, background=False)
+        assert time_work(layout, serial, 4) == pytest.approx(250.0)
+
+
+def test_only_a_gpus_plan_leaves_digests_out_of_its_time(campaign):
+    """They are done beside; on a CPU they take the core's time."""
+    read, experiment, layout, calibration = campaign
+    cost = Estimate({"exit waves": 1.0, "digests": 0.2, "writing": 0.3}, 0.1, True, ())
+    on_gpu = dataclasses.replace(MACHINE, device="NVIDIA H100 (device 0)", devices=4)
+    rates = [
+        plan_campaign(
+            experiment,
+            layout,
+            identify(read, experiment),
+            dataclasses.replace(calibration, machine=machine),
+            cost,
+            Path("."),
+            Limits(cores=4),
+            nodes=(1,),
+        ).schedules[0]
+        for machine in (MACHINE, on_gpu)
+    ]
+    assert [one.structures for one in rates] == pytest.approx([4 / 1.5, 4.0])
+
+
+def test_more_nodes_than_a_job_may_have(campaign):
+    limits = Limits(cores=4, nodes=4)
+    told = plan.warn_of_ranks(make(campaign, make_layout(4096, 1), nodes=(1, 8), limits=limits))
+    assert told == ["nodes: a job may have 4, not 8"]
+    assert plan.warn_of_ranks(make(campaign, make_layout(4096, 1), nodes=(4,), limits=limits)) == []
 
 
 def test_schedule_counts_segments_and_idle_ranks():
@@ -330,7 +374,9 @@ def test_ranks_without_work_are_warned_of(campaign):
     assert "at 4 node(s) 6 of 16 ranks have nothing to do" in warning
     assert "campaign.structures_per_segment: 6 " in warning
     single = make(campaign, make_layout(10, 1), nodes=(4,))
-    assert "there are not more structures" in plan.warn_of_ranks(single)[0]
+    assert "there are 10 structure(s)" in plan.warn_of_ranks(single)[0]
+    many = make(campaign, make_layout(100, 10), nodes=(64,))
+    assert "there are 100 structure(s)" in plan.warn_of_ranks(many)[0]
 
 
 def test_waiting_ranks_are_warned_of(campaign):

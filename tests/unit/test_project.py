@@ -19,7 +19,7 @@ HPCTEM = Path(sys.executable).with_name("hpctem")
 # Data flows down this list: a module imports its own package and what stands before it.
 FLOW = (
     *("errors", "units", "sampling", "marked_yaml", "distributions", "sections", "config"),
-    "backend",
+    *("processor", "compiling", "backend"),
     *("structures", "optics", "detection", "labels", "report"),
     *(
         "parallel",
