@@ -42,8 +42,8 @@ class Grids:
 def choose_grids(config: Config) -> Grids:
     """The grids that a campaign asks for.
 
-    The wave's grid is the next larger size that factorises into 2, 3, 5 and 7, so its sampling is
-    the one asked for or slightly finer; image pixels must divide the cell exactly. The exit wave is
+    The wave's grid is the next larger size that factorises into 2, 3 and 5, so its sampling is the
+    one asked for or slightly finer; image pixels must divide the cell exactly. The exit wave is
     kept to the smallest of 2/3 of its grid's Nyquist frequency, the objective aperture and 2.5 1/A
     (half of Nyquist at 0.1 A, to which Rangel DaCosta et al. kept it), on as many pixels for each
     image pixel as that needs.
@@ -107,11 +107,11 @@ def _whole_pixels(length: float, sampling: float) -> int:
 
 
 def fast_size(length: float) -> int:
-    """The smallest even integer of at least `length` that factorises into 2, 3, 5 and 7."""
+    """The smallest even integer of at least `length` that factorises into 2, 3 and 5."""
     size = max(2, int(-(-(length - 1e-6) // 1)))
     while True:
         rest = size
-        for factor in (2, 3, 5, 7):
+        for factor in (2, 3, 5):
             while rest % factor == 0:
                 rest //= factor
         if rest == 1 and size % 2 == 0:

@@ -77,7 +77,8 @@ def query(
             shown = list(collection.columns) if whole else usual_columns(collection, named)
         used = [] if count else [hist] if hist is not None else shown
         _tell_missing([collection.find(name) for name in [*named, *used]])
-        found = collection.take(find_places(collection, where, order, limit))
+        places = find_places(collection, where, order)
+        found = collection.take(places[:limit])
         # UTF-8 and line ends as they are, whatever the locale is.
         stream = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="")
         if count:
@@ -91,8 +92,13 @@ def query(
         else:
             cut = limit is None and sys.stdout.isatty() and len(found) > SHOWN
             write_table(found.take(slice(SHOWN)) if cut else found, shown, stream)
-            more = f"the first {SHOWN} of {len(found)} images; --limit shows more"
-            stream.write(f"{more if cut else f'{len(found)} images'}\n")
+            if cut:
+                told = f"the first {SHOWN} of {len(found)} images; --limit shows more"
+            elif len(found) < len(places):
+                told = f"the first {len(found)} of {len(places)} images"
+            else:
+                told = f"{len(found)} images"
+            stream.write(f"{told}\n")
         stream.flush()
         stream.detach()
 

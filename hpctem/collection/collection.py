@@ -7,7 +7,7 @@ subsets give smaller views of the same files; nothing is read before it is asked
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,12 +153,12 @@ class Collection:
     @cached_property
     def images(self) -> StoredRows | JoinedRows:
         """The images as a lazy sequence: images[3] is (ny, nx), images[10:20] a stack of them."""
-        return self._lazy([signal_of(database) for database in self.databases])
+        return self._lazy(signal_of)
 
     @cached_property
     def labels(self) -> StoredRows | JoinedRows:
         """The masks as a lazy sequence of uint8 arrays (ny, nx): 0 background, k particle k."""
-        return self._lazy([labels_of(database) for database in self.databases])
+        return self._lazy(labels_of)
 
     def where(self, condition: str) -> Collection:
         """The images that fulfil an SQL condition, in their order.
@@ -247,11 +247,10 @@ class Collection:
         places[order] = np.arange(len(self))
         return places
 
-    def _lazy(self, signals: Sequence[str]) -> StoredRows | JoinedRows:
-        parts = [
-            database.stored(signal, block.numbers)
-            for database, signal, block in zip(self.databases, signals, self.blocks, strict=True)
-        ]
+    def _lazy(self, name_of: Callable[[Database], str]) -> StoredRows | JoinedRows:
+        pairs = list(zip(self.databases, self.blocks, strict=True))
+        used = [pair for pair in pairs if len(pair[1].numbers)] or pairs[:1]
+        parts = [database.stored(name_of(database), block.numbers) for database, block in used]
         if len(parts) == 1:
             return parts[0]
         places = np.arange(len(self)) if self.places is None else self.places

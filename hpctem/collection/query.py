@@ -81,7 +81,7 @@ def _run(collection: Collection, condition: Condition, clause: str) -> np.ndarra
         with connect() as connection:
             for table in sorted({"images", *condition.tables}):
                 connection.register(table, _relation(collection, table, condition))
-            return connection.execute(query).fetchnumpy()[PLACE]
+            return np.asarray(connection.execute(query).fetchnumpy()[PLACE])
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         raise MachineError(f"the condition needs too much memory: {first_line(error)}") from error
     except (duckdb.Error, RuntimeError) as error:

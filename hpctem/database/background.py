@@ -94,7 +94,10 @@ class Monitor:
 
     def _watch_all(self) -> None:
         while self._failure is None:
-            last = self._end.wait(self._interval)
+            # Sooner at first: a person wants to see that it runs, and how fast a short job went.
+            seconds = time.monotonic() - self._began
+            pause = min(self._interval, max(self._interval / 16, seconds / 2))
+            last = self._end.wait(pause)
             try:
                 self._show(last)
             except Exception as failure:

@@ -126,8 +126,8 @@ def fill(
         def begin() -> tuple[Journals, bool]:
             if repair and not job.path.exists():
                 raise DatabaseError(f"there is no database {job.path} to repair")
-            if job.path.exists() and not repair:  # what is refused leaves no folder behind
-                _take_up(job)
+            if job.path.exists() and not job.folder.exists() and not repair:
+                _take_up(job)  # what is refused leaves no folder behind
             _make_folder(job.folder)
             held.enter_context(hold_lock(job.folder, patience))
             wait_for_writers(job.folder, patience)
@@ -188,9 +188,6 @@ def _prepare(job: _Job, identity: Mapping[str, str]) -> tuple[Journals, bool]:
 
 def _take_up(job: _Job) -> tuple[Journals, bool]:
     """What file and folder say together, changing neither; True where they are marked complete.
-
-    It is asked without the lock as well: the status is read before the journals, which then know
-    of everything that a job at work had written.
 
     Raises DatabaseError when the job cannot go on with them.
     """

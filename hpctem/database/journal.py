@@ -24,7 +24,8 @@ from hpctem.errors import DatabaseError, MachineError
 MAGIC = b"HPCTEM-J"
 # magic, kind, count, number, digest, padding; then 16 bytes of checksum
 RECORD = struct.Struct("<8sIIQ16s8x")
-RECORD_BYTES = RECORD.size + 16
+SEALED = struct.Struct(RECORD.format + "16s")
+RECORD_BYTES = SEALED.size
 BEGIN, COMPUTED, RELEASED, COMMIT, DEATHS, RUN = 1, 2, 3, 4, 5, 6
 NAME = re.compile(r"(\d{8})\.(\d{5}|merged)\.journal")
 NO_DIGEST = bytes(16)
@@ -65,16 +66,16 @@ def pack_record(
 def unpack_records(key: bytes, raw: bytes) -> tuple[list[tuple[int, int, int, bytes]], bool]:
     """Records (kind, number, count, digest) up to the first torn one; True if all were whole."""
     records: list[tuple[int, int, int, bytes]] = []
-    for start in range(0, len(raw), RECORD_BYTES):
-        body = raw[start : start + RECORD.size]
-        checksum = raw[start + RECORD.size : start + RECORD_BYTES]
-        if len(checksum) < 16:
+    keyed = hashlib.blake2b(digest_size=16, key=key)  # a million records, the key hashed once
+    end = len(raw) - len(raw) % RECORD_BYTES
+    fields = SEALED.iter_unpack(memoryview(raw)[:end])
+    for start, (_, kind, count, number, digest, checksum) in enumerate(fields):
+        state = keyed.copy()
+        state.update(raw[start * RECORD_BYTES : start * RECORD_BYTES + RECORD.size])
+        if state.digest() != checksum:
             return records, False
-        if hashlib.blake2b(body, digest_size=16, key=key).digest() != checksum:
-            return records, False
-        _, kind, count, number, digest = RECORD.unpack(body)
         records.append((kind, number, count, digest))
-    return records, True
+    return records, end == len(raw)
 
 
 class Journal:

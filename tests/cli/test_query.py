@@ -77,10 +77,10 @@ def test_the_table_is_aligned_and_has_units(run: Run, small: Path, doses: np.nda
 def test_order_columns_and_limit(run: Run, small: Path) -> None:
     text = show(run, small, "--order", "mean DESC", "--limit", 5, "--columns", "row, mean")
     rows = [line.split() for line in text.splitlines()[1:-1]]
+    assert text.splitlines()[-1] == "the first 5 of 24 images"
     with h5py.File(small) as file:
         mean = file["entry/metadata/mean"][()]
     assert [int(row) for row, _ in rows] == np.argsort(-mean, kind="stable")[:5].tolist()
-    assert text.splitlines()[-1] == "5 images"
 
 
 def test_a_terminal_gets_the_first_twenty(small: Path) -> None:

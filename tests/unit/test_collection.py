@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parent))
 from columns_only import IMAGES, PIXELS, make_database
 
 import hpctem
-from hpctem.collection.collection import Collection, open_collection
+from hpctem.collection.collection import Collection, labels_of, open_collection
 from hpctem.errors import ConfigError, DatabaseError
 
 BAD = (3,)
@@ -171,6 +171,19 @@ def test_a_collection_cannot_be_changed(both: Collection) -> None:
         both.rows[0] = 5
     with pytest.raises(AttributeError):
         both.rows = both.rows[:3]
+
+
+def test_a_file_that_gives_no_rows_is_not_asked(
+    mixed: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "hpctem.collection.collection.labels_of",
+        lambda database: asked.append(database) or labels_of(database),
+    )
+    second = mixed[mixed.sources == 1]
+    assert (second.labels[:] == stored(second, "/entry/labels/instances")).all()
+    assert asked == [mixed.databases[1]]
 
 
 def test_one_image_has_pixels_mask_and_columns(mixed: Collection) -> None:
