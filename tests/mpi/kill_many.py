@@ -50,7 +50,7 @@ def kill_many(
             survivors = strike(job, victim, chance)
             tally.update(["kills", victim, phase])
             launching.await_death(survivors)
-        launching.await_end(job)
+        tally["launcher hung"] += not launching.await_end(job)
         if job.returncode not in (0, 4):
             known = check_nothing_lost(path, known)
             continue
