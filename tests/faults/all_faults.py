@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import platform
 import random
 import tempfile
@@ -147,6 +148,7 @@ def main() -> None:
     if unknown := set(arguments.faults) - set(faults):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}")
     random.seed(0)
+    logging.disable(logging.WARNING)  # thousands of warnings of what is damaged on purpose
     print(f"Python {platform.python_version()}, Linux {platform.release()}\n")
     print("| fault | tried, and what came of it | time |\n|---|---|---|", flush=True)
     for chosen in arguments.faults or faults:
