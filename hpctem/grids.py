@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hpctem.config import Config
 from hpctem.errors import ConfigError
 from hpctem.optics.electron import wavelength
+from hpctem.optics.grid import fast_size
 
 # Frequencies in 1/A beyond this carry no detail of an image: 49 mrad at 300 keV.
 LARGEST_FREQUENCY = 2.5
@@ -104,16 +105,3 @@ def _whole_pixels(length: float, sampling: float) -> int:
             f"nearest that does: {length / max(count, 1):.6g} A"
         )
     return count
-
-
-def fast_size(length: float) -> int:
-    """The smallest even integer of at least `length` that factorises into 2, 3 and 5."""
-    size = max(2, int(-(-(length - 1e-6) // 1)))
-    while True:
-        rest = size
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1 and size % 2 == 0:
-            return size
-        size += 1

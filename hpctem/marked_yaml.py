@@ -17,6 +17,7 @@ import yaml
 from hpctem.errors import ConfigError
 
 Path = tuple[str | int, ...]
+MOST_CHARACTERS = 10**7
 _INTEGER = re.compile(r"[-+]?\d+")
 _FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
 _CONSTANTS: dict[str, Any] = {"": None, "null": None, "~": None, "true": True, "false": False}
@@ -50,9 +51,19 @@ class MarkedYaml:
 def read_yaml(path: FilePath) -> MarkedYaml:
     """Read a YAML file; raises ConfigError when it is missing, unreadable or not YAML."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        # A database named in its place may be larger than the memory.
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(MOST_CHARACTERS + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{path}: is no text in UTF-8, so it is no campaign file; name the YAML file here"
+        ) from None
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(
+            f"{path}: is longer than {MOST_CHARACTERS} characters, so it is no campaign file"
+        )
     return parse_yaml(text, str(path))
 
 

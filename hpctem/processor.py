@@ -26,10 +26,13 @@ COMPILED = (
     "detection/counting.py",
     "detection/median.py",
     "export/crc32c.py",
+    "optics/butterflies.py",
     "optics/kernels_cpu.py",
     "optics/lanes.py",
     "optics/line_transforms.py",
+    "optics/panels.py",
     "optics/passes.py",
+    "optics/spreading_cpu.py",
     "structures/amorphous.py",
 )
 """The modules that hold compiled loops."""
@@ -51,13 +54,13 @@ def is_v3() -> bool:
 
 
 def read_target() -> str:
-    """Name of the processor that Numba compiles for."""
+    """The processor that Numba compiles for, and the features that are asked for beside its own."""
     name = os.environ.get("NUMBA_CPU_NAME")
-    if name:
-        return name
-    from llvmlite.binding import get_host_cpu_name
+    if not name:
+        from llvmlite.binding import get_host_cpu_name
 
-    return str(get_host_cpu_name())
+        name = str(get_host_cpu_name())
+    return f"{name} {os.environ.get('NUMBA_CPU_FEATURES', '')}".strip()
 
 
 def name_folder(package: Path = PACKAGE) -> str:

@@ -17,12 +17,14 @@ import numpy as np
 
 from hpctem import tables
 from hpctem.campaign import StoredWaves
+from hpctem.campaign_file import CampaignFile, limit_structures
 from hpctem.config import Config
 from hpctem.database.fill import Summary
 from hpctem.database.finish import compare_digests, read_rows, require_intact_outside
 from hpctem.database.reader import Database, open_database
 from hpctem.database.rows import StoredRows
 from hpctem.database.schema import (
+    ATOMS_DIGEST,
     ERROR_PATH,
     PENDING,
     QUARANTINED,
@@ -33,18 +35,10 @@ from hpctem.database.schema import (
 from hpctem.errors import ConfigError, DatabaseError, SampleError
 from hpctem.grids import choose_grids
 from hpctem.parallel import Communicator, Progress
-from hpctem.simulate import (
-    CampaignFile,
-    Options,
-    Parent,
-    choose_structures,
-    limit_structures,
-    simulate,
-)
+from hpctem.simulate import Options, Parent, choose_structures, simulate
 
 # What the waves depend on; all else of a campaign file may differ from the parent's.
 SHARED = ("structure.", "simulation.", "campaign.seed")
-ATOMS_DIGEST = "/entry/structures/atoms_digest"
 READ = ("waves", "structures")
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +15,20 @@ import numpy as np
 import hpctem
 from hpctem import tables
 from hpctem.backend import select_backend
-from hpctem.campaign import Experiment, StoredWaves, compute_structure
-from hpctem.config import Config, check_config, resolved
+from hpctem.campaign import StoredWaves, compute_structure
+from hpctem.campaign_file import CampaignFile, reopen_campaign
+from hpctem.config import Config
 from hpctem.database.fill import Summary, fill
 from hpctem.database.finish import outside_is_intact, recall
 from hpctem.database.hdf5 import open_file, read_layout
 from hpctem.database.journal import journal_folder
 from hpctem.database.reader import Database
 from hpctem.database.repair import find_marker
-from hpctem.database.schema import Layout, volume_path, volume_range
+from hpctem.database.schema import ATOMS_DIGEST, Layout, volume_path, volume_range
 from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
+from hpctem.experiment import Experiment
 from hpctem.grids import choose_grids
-from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
 from hpctem.memory import find_shortage
 from hpctem.optics.grid import Grid
 from hpctem.optics.scattering_factors import check_elements
@@ -42,116 +40,9 @@ from hpctem.structures.scenes import Structure, digest
 SAMPLE_ERRORS = (SampleError, ArithmeticError, LookupError, ValueError, TypeError)
 # Modules that decide the bytes of a result, beside those of structures, optics and detection.
 DECIDING = (
-    *("backend", "campaign", "compiling", "conditions"),
+    *("backend", "campaign", "compiling", "conditions", "experiment"),
     *("grids", "labels", "sampling", "tables"),
 )
-# Keys of the campaign file that name another file.
-INPUT_KEYS = ("structure.particles.crystal.file", "structure.substrate.tile")
-
-
-@dataclass(frozen=True)
-class CampaignFile:
-    """A campaign as read: its text, its config, and the files it names.
-
-    `inputs` maps each key that names a file to the file's name, BLAKE2b-128 and text; in `config`
-    that key holds the file's path on this machine.
-    """
-
-    text: str
-    config: Config
-    inputs: Mapping[str, Mapping[str, str]]
-
-    @cached_property
-    def description(self) -> dict[str, str]:
-        """Every key of the resolved config with its value; files by their content."""
-        values = dict(_flatten(resolved(self.config)))
-        return values | {key: f"{f['name']} {f['digest']}" for key, f in self.inputs.items()}
-
-    @cached_property
-    def hash(self) -> str:
-        """BLAKE2b-128 of the description, in hexadecimal."""
-        text = json.dumps(self.description, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else key)
-    else:
-        yield name, json.dumps(value)
-
-
-def read_campaign(path: str | Path, limit: int | None = None) -> CampaignFile:
-    """Read a campaign file and the files it names; `limit` keeps its first structures only.
-
-    Raises ConfigError that points at the line, or names the file that cannot be read.
-    """
-    path = Path(path)
-    document = read_yaml(path)
-    inputs, located = {}, {}
-    for key, name in _named_files(document):
-        file = path.parent / name
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            reason = f"{file} cannot be read: {error.strerror}"
-            raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            reason = f"{file} is no text file, as the database keeps it; convert it to CIF or XYZ"
-            raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
-        inputs[key] = {
-            "name": file.name,
-            "digest": hashlib.blake2b(content, digest_size=16).hexdigest(),
-            "text": text,
-        }
-        located[key] = str(file.resolve())
-    return CampaignFile(document.text, _locate(document, located, limit), inputs)
-
-
-@contextmanager
-def reopen_campaign(database: Database) -> Iterator[CampaignFile]:
-    """The campaign of a database, its input files put into a temporary folder while in use."""
-    texts = database.campaign
-    document = parse_yaml(texts["config"], f"{database.path}:/entry/campaign/config")
-    inputs = json.loads(texts["inputs"])
-    with tempfile.TemporaryDirectory(prefix="hpctem-") as folder:
-        located = {}
-        for number, (key, file) in enumerate(inputs.items()):
-            copy = Path(folder, str(number), file["name"])
-            copy.parent.mkdir()
-            copy.write_text(file["text"], encoding="utf-8")
-            located[key] = str(copy)
-        yield CampaignFile(texts["config"], _locate(document, located, None), inputs)
-
-
-def _named_files(document: MarkedYaml) -> Iterator[tuple[str, str]]:
-    for key in INPUT_KEYS:
-        value = document.data
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, str):
-            yield key, value
-
-
-def _locate(document: MarkedYaml, located: Mapping[str, str], limit: int | None) -> Config:
-    for key, path in located.items():
-        *parents, last = key.split(".")
-        section = document.data
-        for part in parents:
-            section = section[part]
-        section[last] = path
-    config = check_config(document)
-    return config if limit is None else limit_structures(config, limit)
-
-
-def limit_structures(config: Config, most: int) -> Config:
-    """The config with at most so many structures."""
-    structures = min(most, config.campaign.structures)
-    campaign = config.campaign.model_copy(update={"structures": structures})
-    return config.model_copy(update={"campaign": campaign})
 
 
 def check_campaign(config: Config) -> None:
@@ -439,7 +330,7 @@ def rebuild_structure(database: Database, row: int) -> Structure:
     """
     database.require("images", np.array([row]))
     place = int(database.structure_of("images", np.array(row)))
-    stored = database.stored("/entry/structures/atoms_digest", np.array([place]))[0].tobytes()
+    stored = database.stored(ATOMS_DIGEST, np.array([place]))[0].tobytes()
     with reopen_campaign(database) as campaign:
         experiment = Experiment(campaign.config, select_backend("cpu"))
         structure = experiment.structure(database.layout.first_structure + place)

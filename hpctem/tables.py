@@ -9,6 +9,7 @@ import numpy as np
 from hpctem.conditions import CONDITION_COLUMNS
 from hpctem.config import Config
 from hpctem.database.schema import (
+    ATOMS_DIGEST,
     Axis,
     Field,
     Layout,
@@ -39,9 +40,6 @@ IMAGE_STATISTICS: tuple[Column, ...] = (
     Column("maximum", "float64", "", "largest pixel of the stored image"),
     Column("saturated", "float64", "", "share of the pixels that exceeded 16 bits"),
     Column("particle_fraction", "float64", "", "share of the pixels that show a particle"),
-)
-ATOM_DIGEST = Column(
-    "atoms_digest", "uint8", "", "BLAKE2b-128 of positions, numbers and tags of the atoms"
 )
 
 
@@ -120,12 +118,12 @@ def _fields(
     yield from _columns("metadata", "images", (*CONDITION_COLUMNS, *IMAGE_STATISTICS))
     yield from _columns("structures", "structures", STRUCTURE_COLUMNS)
     yield Field(
-        "/entry/structures/atoms_digest",
+        ATOMS_DIGEST,
         "structures",
         np.dtype("u1"),
         (16,),
         "",
-        ATOM_DIGEST.description,
+        "BLAKE2b-128 of positions, numbers and tags of the atoms",
     )
     yield from _columns("particles", "particles", PARTICLE_COLUMNS)
     yield from _columns("planar_defects", "planar_defects", PLANAR_DEFECT_COLUMNS)

@@ -30,11 +30,12 @@ from hpctem.calibration.transforms import (
     time_transforms,
 )
 from hpctem.calibration.workload import Work, average_work
-from hpctem.campaign import Experiment
+from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import Layout
 from hpctem.errors import SampleError
+from hpctem.experiment import Experiment
 from hpctem.parallel import Communicator
-from hpctem.simulate import CampaignFile, lay_out
+from hpctem.simulate import lay_out
 
 # A rank is not asked for more than so many samples that fail, one after another.
 MOST_FAILURES = 10
@@ -161,6 +162,7 @@ def _time_good(
             if failures == MOST_FAILURES:
                 raise SampleError(f"{failures} structures in a row fail: {error}") from error
             continue
+        failures = 0
         good.append(one)
     return good
 

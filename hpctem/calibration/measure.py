@@ -24,13 +24,11 @@ from hpctem import tables
 from hpctem.backend import Backend
 from hpctem.calibration.workload import Work, describe_structure
 from hpctem.campaign import (
-    Experiment,
     Rows,
     displace_atoms,
     exit_waves_of,
     label_particles,
     record_image,
-    set_optics,
     tabulate_image,
     tabulate_structure,
 )
@@ -45,6 +43,7 @@ from hpctem.database.segment import StructureRows, empty_block, place_rows
 from hpctem.database.writer import open_writer, read_offsets
 from hpctem.detection.filters import integrate_pixels
 from hpctem.errors import SampleError
+from hpctem.experiment import Experiment, set_optics
 from hpctem.optics.multislice import GPU_BATCH
 from hpctem.optics.transfer import form_images
 from hpctem.parallel import Communicator

@@ -16,8 +16,9 @@ import numpy as np
 
 from hpctem.backend import Backend
 from hpctem.compiling import compile_loop
-from hpctem.grids import fast_size
-from hpctem.optics.line_transforms import LINE, invert, plan_lines, transform
+from hpctem.optics.grid import fast_size
+from hpctem.optics.lanes import LINE
+from hpctem.optics.line_transforms import invert, plan_lines, transform
 from hpctem.optics.multislice import GPU_BATCH
 
 Shape = tuple[int, ...]

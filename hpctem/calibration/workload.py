@@ -14,17 +14,17 @@ from functools import lru_cache
 import numpy as np
 
 from hpctem.calibration.transforms import Shape
-from hpctem.campaign import Experiment, set_optics
 from hpctem.conditions import DrawConditions
 from hpctem.database.schema import Layout
 from hpctem.errors import SampleError
+from hpctem.experiment import Experiment, set_optics
 from hpctem.grids import Grids
 from hpctem.memory import DEPTH_FUNCTIONS
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid, antialias_aperture
 from hpctem.optics.lanes import LANES
 from hpctem.optics.multislice import Multislice
-from hpctem.optics.passes import count_panels, keep_rows
+from hpctem.optics.panels import count_panels, keep_rows
 from hpctem.optics.potential import slice_of
 from hpctem.optics.spreading import BAND
 from hpctem.optics.transfer import Imaging, focal_planes, intensity_shape

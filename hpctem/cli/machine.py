@@ -104,8 +104,9 @@ def benchmark(config: Path, structures: int, device: str, folder: Path, as_json:
     def job(communicator: Any) -> None:
         from hpctem.backend import select_backend
         from hpctem.calibration.calibrate import calibrate_beside_alone
+        from hpctem.campaign_file import read_campaign
         from hpctem.planning.show import describe_benchmark, format_benchmark
-        from hpctem.simulate import check_campaign, read_campaign
+        from hpctem.simulate import check_campaign
 
         campaign = communicator.on_root(lambda: read_campaign(config))
         communicator.on_root(lambda: check_campaign(campaign.config))
@@ -168,10 +169,10 @@ def plan(
     """
 
     def job(communicator: Any) -> None:
+        from hpctem.campaign_file import read_campaign
         from hpctem.planning.plan import Limits
         from hpctem.planning.prepare import Request, make_plan
         from hpctem.planning.show import describe_plan, format_plan
-        from hpctem.simulate import read_campaign
 
         campaign = communicator.on_root(lambda: read_campaign(config))
         request = Request(

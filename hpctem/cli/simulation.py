@@ -119,10 +119,11 @@ def _fill(
         # Also what is needed after the last structure, so that its absence is known now.
         from functools import partial
 
+        from hpctem.campaign_file import read_campaign
         from hpctem.parallel import ProgressDisplay, listen_for_stop
         from hpctem.pictures import draw_database
         from hpctem.reimaging import image
-        from hpctem.simulate import Options, read_campaign, simulate
+        from hpctem.simulate import Options, simulate
 
         stop = listen_for_stop()
         campaign = communicator.on_root(lambda: read_campaign(config, limit))
@@ -201,8 +202,9 @@ def preview(config: Path, count: int, output: Path | None, phonons: int, device:
     """
 
     def job(communicator: Any) -> None:
+        from hpctem.campaign_file import read_campaign
         from hpctem.pictures import draw_preview
-        from hpctem.simulate import check_campaign, read_campaign
+        from hpctem.simulate import check_campaign
 
         campaign = communicator.on_root(lambda: read_campaign(config))
         communicator.on_root(lambda: check_campaign(campaign.config))

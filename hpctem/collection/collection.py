@@ -153,12 +153,12 @@ class Collection:
     @cached_property
     def images(self) -> StoredRows | JoinedRows:
         """The images as a lazy sequence: images[3] is (ny, nx), images[10:20] a stack of them."""
-        return self._lazy(signal_of)
+        return self._lazy(lambda database: database.image_path)
 
     @cached_property
     def labels(self) -> StoredRows | JoinedRows:
         """The masks as a lazy sequence of uint8 arrays (ny, nx): 0 background, k particle k."""
-        return self._lazy(labels_of)
+        return self._lazy(lambda database: database.label_path)
 
     def where(self, condition: str) -> Collection:
         """The images that fulfil an SQL condition, in their order.
@@ -247,10 +247,10 @@ class Collection:
         places[order] = np.arange(len(self))
         return places
 
-    def _lazy(self, name_of: Callable[[Database], str]) -> StoredRows | JoinedRows:
+    def _lazy(self, path_of: Callable[[Database], str]) -> StoredRows | JoinedRows:
         pairs = list(zip(self.databases, self.blocks, strict=True))
         used = [pair for pair in pairs if len(pair[1].numbers)] or pairs[:1]
-        parts = [database.stored(name_of(database), block.numbers) for database, block in used]
+        parts = [database.stored(path_of(database), block.numbers) for database, block in used]
         if len(parts) == 1:
             return parts[0]
         places = np.arange(len(self)) if self.places is None else self.places
@@ -280,12 +280,12 @@ class Image:
     @cached_property
     def image(self) -> np.ndarray:
         """(ny, nx) as stored."""
-        return self.database.stored(signal_of(self.database), np.array([self.row]))[0]
+        return self.database.stored(self.database.image_path, np.array([self.row]))[0]
 
     @cached_property
     def label(self) -> np.ndarray:
         """(ny, nx) uint8: 0 background, k particle k."""
-        return self.database.stored(labels_of(self.database), np.array([self.row]))[0]
+        return self.database.stored(self.database.label_path, np.array([self.row]))[0]
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -298,21 +298,6 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<image {self.row} of {self.database.path}>"
-
-
-def signal_of(database: Database) -> str:
-    """Path of the images of a database. Raises DatabaseError when it holds none."""
-    if not database.layout.stacks:
-        raise DatabaseError(f"{database.path} holds no images")
-    return database.layout.stacks[0].signal
-
-
-def labels_of(database: Database) -> str:
-    """Path of the masks of a database. Raises DatabaseError when it holds none."""
-    for stack in database.layout.stacks:
-        if stack.signal.startswith("/entry/labels/"):
-            return stack.signal
-    raise DatabaseError(f"{database.path} holds no labels")
 
 
 def list_paths(paths: Paths) -> list[str | os.PathLike[str]]:

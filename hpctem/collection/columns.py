@@ -172,9 +172,9 @@ def _nearest(columns: Iterable[tuple[str, str]], name: str) -> str:
         plain = table == "images" or (table == "structures" and ("images", last) not in columns)
         written.setdefault(last.lower(), []).append(last if plain else f"{table}.{last}")
     near = difflib.get_close_matches(name.rpartition(".")[2].lower(), written, n=3)
-    return (
-        f"; nearest: {', '.join(full for last in near for full in written[last])}" if near else ""
-    )
+    if not near:
+        return "; 'hpctem info --columns' lists them"
+    return f"; nearest: {', '.join(full for last in near for full in written[last])}"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from hpctem.collection.vocabulary import (
     TEXTS,
     UNKNOWN,
 )
-from hpctem.collection.written import Written, fit, without_categories, write_number
+from hpctem.collection.written import Written, fit, require_truth, without_categories, write_number
+from hpctem.errors import ConfigError
 
 NAN = "CAST('nan' AS DOUBLE)"
 MOST_POWERS = 8
@@ -60,11 +61,13 @@ def check_condition(text: str, columns: Columns) -> Condition:
     Raises ConfigError, with the place where it is known, for a text that is not one expression,
     that names what does not exist or that does what a condition may not.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"a condition is a text such as 'dose > 300', not {text!r}")
     source = Source(text, "SELECT 1 WHERE ", "condition", whole=True)
     tree = source.parse([name for _, name in columns])
     source.only(tree, "select_list", "from_table", "where_clause", "aggregate_handling")
     writer = _Writer(source, columns)
-    return writer.finish(writer.write_all(tree["where_clause"]))
+    return writer.finish(writer.write_all(tree["where_clause"], truth=True))
 
 
 def check_order(text: str, columns: Columns) -> Condition:
@@ -110,10 +113,11 @@ class _Writer:
         tables = names.named | {table for table, _ in names.used}
         return Condition(text, frozenset(names.used), tuple(names.parts), frozenset(tables))
 
-    def write_all(self, node: Node) -> str:
-        """SQL for the whole text."""
+    def write_all(self, node: Node, truth: bool = False) -> str:
+        """SQL for the whole text; `truth`: it is true or false."""
         try:
-            return self.write(node, self.names.top).text
+            write = self.truth if truth else self.text
+            return write(node, self.names.top)
         except RecursionError:
             self.source.fail("it is nested too deeply")
         except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -126,6 +130,14 @@ class _Writer:
             kind = node["class"].lower().replace("_", " ")
             self.source.fail(f"{kind} expressions are not allowed", node)
         return write(node, scope)
+
+    def text(self, node: Node, scope: Scope) -> str:
+        """SQL for one expression of any value."""
+        return self.write(node, scope).text
+
+    def truth(self, node: Node, scope: Scope) -> str:
+        """SQL for one expression that is true or false."""
+        return require_truth(self.source, self.write(node, scope), node)
 
     def _all(self, nodes: Sequence[Node], scope: Scope) -> list[Written]:
         return [self.write(node, scope) for node in nodes]
@@ -170,17 +182,18 @@ class _Writer:
     def _conjunction(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "children")
         word = {"CONJUNCTION_AND": " AND ", "CONJUNCTION_OR": " OR "}[node["type"]]
-        return Written(f"({word.join(v.text for v in self._all(node['children'], scope))})")
+        return Written(f"({word.join(self.truth(child, scope) for child in node['children'])})")
 
     def _operator(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "children")
-        kind, values = node["type"], self._all(node["children"], scope)
+        kind = node["type"]
+        if kind == "OPERATOR_NOT":
+            return Written(f"(NOT {self.truth(node['children'][0], scope)})")
+        values = self._all(node["children"], scope)
         if kind in ("COMPARE_IN", "COMPARE_NOT_IN"):
             first, *others = (v.text for v in fit(self.source, values, node["children"]))
             word = "IN" if kind == "COMPARE_IN" else "NOT IN"
             return Written(f"({first} {word} ({', '.join(others)}))")
-        if kind == "OPERATOR_NOT":
-            return Written(f"(NOT {values[0].text})")
         if kind in ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"):
             return Written(f"({values[0].text} {kind[9:].replace('_', ' ')})")
         if kind == "OPERATOR_COALESCE":
@@ -199,11 +212,11 @@ class _Writer:
     def _case(self, node: Node, scope: Scope) -> Written:
         self.source.only(node, "case_checks", "else_expr")
         checks = [
-            f"WHEN {self.write(check['when_expr'], scope).text} "
-            f"THEN {self.write(check['then_expr'], scope).text}"
+            f"WHEN {self.truth(check['when_expr'], scope)} "
+            f"THEN {self.text(check['then_expr'], scope)}"
             for check in node["case_checks"]
         ]
-        last = self.write(node["else_expr"], scope).text
+        last = self.text(node["else_expr"], scope)
         return Written(f"(CASE {' '.join(checks)} ELSE {last} END)")
 
     def _cast(self, node: Node, scope: Scope) -> Written:
@@ -215,7 +228,7 @@ class _Writer:
                 f"the type {name} is not allowed; types: {', '.join((*NUMBERS, *TEXTS))}", node
             )
         word = "TRY_CAST" if node["try_cast"] else "CAST"
-        text = f"{word}({self.write(node['child'], scope).text} AS {name})"
+        text = f"{word}({self.text(node['child'], scope)} AS {name})"
         return Written(text, numeric=name in NUMBERS)
 
     def _function(self, node: Node, scope: Scope) -> Written:
@@ -242,9 +255,7 @@ class _Writer:
             near = difflib.get_close_matches(name, (*ALIKE, *NUMERIC, *OTHERS), 2)
             hint = f"; nearest: {', '.join(near)}" if near else ""
             self.source.fail(f"the function {name} is not allowed or does not exist{hint}", node)
-        where = (
-            f" FILTER (WHERE {self.write(node['filter'], scope).text})" if node["filter"] else ""
-        )
+        where = f" FILTER (WHERE {self.truth(node['filter'], scope)})" if node["filter"] else ""
         if name in ("least", "greatest", "nullif"):
             values = fit(self.source, values, nodes)
         return self._call(name, values, node, "DISTINCT " if node["distinct"] else "", where)
@@ -282,11 +293,11 @@ class _Writer:
         inner, conditions = Scope([], scope), list[Node]()
         self._from(select["from_table"], inner, conditions, node)
         value = self._selected(select["select_list"], kind, inner, node)
-        groups = [self.write(group, inner).text for group in select["group_expressions"]]
-        having = self.write(select["having"], inner).text if select["having"] else ""
+        groups = [self.text(group, inner) for group in select["group_expressions"]]
+        having = self.truth(select["having"], inner) if select["having"] else ""
         if select["where_clause"]:
             conditions.append(select["where_clause"])
-        written = [self.write(condition, inner).text for condition in conditions]
+        written = [self.truth(condition, inner) for condition in conditions]
         tables = [f"{quote(table)} AS {quote(alias)}" for _, table, alias in inner.tables]
         tables += [f"structures AS {quote(alias)}" for _, alias in inner.hidden]
         text = f"SELECT {value.text} FROM {', '.join(tables)}"

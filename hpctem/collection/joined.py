@@ -42,10 +42,9 @@ class JoinedRows(Sequence[np.ndarray]):
         return np.result_type(*(part.dtype for part in self.parts))
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, int | np.integer):
-            part, place = self._locate(self.places[index])
-            return self.parts[int(part)][int(place)]
         part, place = self._locate(self.places[index])
+        if isinstance(index, int | np.integer):
+            return self.parts[int(part)][int(place)]
         values = np.empty((len(place), *self.shape[1:]), self.dtype)
         for number in np.unique(part):
             mine = part == number

@@ -112,7 +112,9 @@ class Names:
         try:
             find_column(self.columns, name)
         except ConfigError as error:
-            self.source.fail(str(error), node)
+            meant = any(name in column.categories for column in self.columns.values())
+            hint = f"; a text stands in single quotes: '{name}'" if meant else ""
+            self.source.fail(f"{error}{hint}", node)
         self.source.fail(f"{name!r} is not in the tables of this subquery", node)
 
     def add_table(self, node: Node, scope: Scope, parent: Node) -> None:

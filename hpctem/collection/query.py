@@ -94,7 +94,6 @@ def _relation(collection: Collection, table: str, condition: Condition) -> pyarr
 
     keyed = table != "images" or condition.tables != {"images"}
     names = sorted(name for of, name in condition.columns if of == table)
-    arrays = []
     if table == "images":
         blocks = collection.blocks
         order = collection.places

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpctem.errors import ConfigError
+from hpctem.units import UNITS
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,6 +31,9 @@ LOCKED = {
 }
 # What every node of a syntax tree may have beside what its reader looks at.
 PLAIN = ("class", "type", "alias", "query_location", "query_location_length")
+# A quantity that somebody wrote without quotes.
+_UNIT = "|".join(re.escape(unit) for units in UNITS.values() for unit in units)
+_QUANTITY = re.compile(rf"(?<![\w'.])[-+]?[\d.]+(?:[eE][-+]?\d+)?\s*(?:{_UNIT})(?![\w'])")
 EMPTY: tuple[Any, ...] = ({"map": []}, {"type": "ORDER_MODIFIER", "orders": []}, "INVALID")
 
 
@@ -134,6 +138,8 @@ class Source:
             if word in names and word.lower() in reserved:
                 message += f'; a column named like a word of SQL is written in quotes: "{word}"'
                 break
+        if quantity := _QUANTITY.search(self.text):
+            message += f"; a number with its unit stands in single quotes: '{quantity[0]}'"
         # What is wrong only in parentheses is one place further to the right there.
         place = str(wrong.get("position", ""))
         self.fail(message, int(place) - (wrong is again) if place.isdigit() else None)

@@ -77,6 +77,23 @@ def _measure(source: Source, text: str, known: Written, node: Node) -> Written:
     return Written(write_number(source, value, node), numeric=True, units=known.units)
 
 
+def require_truth(source: Source, value: Written, node: Node) -> str:
+    """SQL of a value that is true or false, such as a comparison.
+
+    DuckDB takes any number but zero for true, so that `dose = 400 OR 1600` would be every image.
+
+    Raises ConfigError, with the place, for a number and for a text.
+    """
+    if value.numeric or value.categories or value.string is not None:
+        what = "number" if value.numeric else "text"
+        source.fail(
+            f"a {what} is neither true nor false: write each comparison in full, as "
+            "'dose = 400 OR dose = 1600', or a list, as 'dose IN (400, 1600)'",
+            node,
+        )
+    return value.text
+
+
 def without_categories(value: Written) -> Written:
     """The same value, beside which any text may stand."""
     return replace(value, categories=())

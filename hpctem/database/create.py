@@ -10,7 +10,7 @@ import ctypes
 import errno
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from hpctem.errors import DatabaseError, MachineError
 # Datasets above the threshold begin at a page, which page caches and direct input/output like.
 ALIGNMENT_THRESHOLD, ALIGNMENT = 65536, 4096
 HEADER_BYTES = 2**20
+# Of a file in memory.
+PAGE = 2**16
 TEXTS = {
     "config": "the campaign file as it was given",
     "config_hash": "BLAKE2b-128 of the resolved config, in hexadecimal",
@@ -133,39 +135,77 @@ def write_empty(path: Path, layout: Layout, plan: str) -> None:
 
     Raises OSError when the file cannot be written.
     """
-    with WatchedFile(path, "w+") as stream:
-        _lay_out(stream, layout, plan)
-        if stream.failure is not None:
-            raise stream.failure
+    laid_out = MemoryFile()
+    _lay_out(laid_out, layout, plan)
+    with open(path, "wb", buffering=0) as stream:
+        laid_out.write_to(stream)
 
 
-class WatchedFile(io.FileIO):
-    """A file that remembers its first failure, since h5py tells none of those while HDF5 closes."""
+class MemoryFile(io.RawIOBase):
+    """A sparse file in memory: the pages that were written, by their numbers.
 
-    failure: OSError | None = None
+    HDF5 lays the database out here and not on a disk, since it cannot let go of a file whose writes
+    fail: it would go on using it after its end, and h5py does not tell what failed at closing.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        self._size = self._place = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte."""
+        self._place = offset + (0, self._place, self._size)[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """The byte to be read or written next."""
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from here; what was never written is zeros."""
+        view = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
+        for piece, number, start in self._cut(view):
+            page = self._pages.get(number)
+            piece[:] = page[start : start + len(piece)] if page else bytes(len(piece))
+        self._place += len(view)
+        return len(view)
 
     def write(self, data: Any) -> int:
-        """Write all of it."""
-        left = memoryview(data).cast("B")
-        size = len(left)
-        try:
-            while left:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.failure = self.failure or error
-            raise
-        return size
+        """Write from here."""
+        view = memoryview(data).cast("B")
+        for piece, number, start in self._cut(view):
+            page = self._pages.setdefault(number, bytearray(PAGE))
+            page[start : start + len(piece)] = piece
+        self._place += len(view)
+        self._size = max(self._size, self._place)
+        return len(view)
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.failure = self.failure or error
-            raise
+        """Set the size; HDF5 cuts off nothing that it has written."""
+        self._size = self._place if size is None else size
+        return self._size
+
+    def write_to(self, stream: io.FileIO) -> None:
+        """Write a file with these bytes. Raises OSError."""
+        stream.truncate(self._size)
+        for number, page in sorted(self._pages.items()):
+            left = memoryview(page)[: self._size - number * PAGE]
+            place = number * PAGE
+            while left:
+                count = os.pwrite(stream.fileno(), left, place)
+                left, place = left[count:], place + count
+
+    def _cut(self, view: memoryview) -> Iterator[tuple[memoryview, int, int]]:
+        """Pieces of what lies from here on: bytes, number of their page, place in it."""
+        done = 0
+        while done < len(view):
+            number, start = divmod(self._place + done, PAGE)
+            piece = view[done : done + PAGE - start]
+            yield piece, number, start
+            done += len(piece)
 
 
-def _lay_out(stream: WatchedFile, layout: Layout, plan: str) -> None:
+def _lay_out(stream: MemoryFile, layout: Layout, plan: str) -> None:
     # The earliest format gives superblock 0 and no times. With the latest (superblock 3) a killed
     # serial writer leaves a file that HDF5 refuses to open; HDF5 2 by itself takes superblock 2,
     # whose root group holds the time of its creation.

@@ -21,6 +21,7 @@ from hpctem.database.finish import (
     require_intact_outside,
     write_marker,
 )
+from hpctem.database.hdf5 import open_file, read_plan
 from hpctem.database.isolate import compute_alone
 from hpctem.database.journal import (
     Journal,
@@ -35,7 +36,6 @@ from hpctem.database.journal import (
 from hpctem.database.lock import hold_lock
 from hpctem.database.pace import record_pace
 from hpctem.database.plan import compare_plans, plan_key, write_plan
-from hpctem.database.reader import open_file, read_plan
 from hpctem.database.repair import forget, take_up_damaged
 from hpctem.database.schema import PENDING, STATUS_PATH, Layout
 from hpctem.database.segment import StructureRows, empty_block, place_rows

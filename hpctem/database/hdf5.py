@@ -69,7 +69,13 @@ def require_hdf5(path: Path) -> None:
         raise DatabaseError(f"cannot open the database {path}: {error.strerror}") from error
     if head != SIGNATURE:
         what = "is empty" if not head else "is no HDF5 file"
-        raise DatabaseError(f"{path} {what}, so it is no hpctem database")
+        hint = ""
+        if head.startswith(b"{"):
+            hint = (
+                "; if it is a subset file, name the databases that it was drawn from here; 'hpctem "
+                "export' and hpctem.open(subset=...) take the subset itself"
+            )
+        raise DatabaseError(f"{path} {what}, so it is no hpctem database{hint}")
 
 
 @contextmanager

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from hpctem.database.reader import Database, open_database
-from hpctem.database.schema import Field
+from hpctem.database.schema import ATOMS_DIGEST, Field
 
 MOST_DISTINCT = 12
 # Larger columns (positions of all atoms) are read only when all columns are asked for.
 MOST_BYTES = 512 * 2**20
 PIECE_BYTES = 512 * 2**10
 FIRST_LOOK = 256
-ATOMS_DIGEST = "/entry/structures/atoms_digest"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Union:
     counts     summed
     distinct   structures that are not the same atoms; None where a file does not tell
     columns    of all; ranges and values together
-    differing  columns of one name that cannot be one: their units or shapes differ
+    differing  columns of one name that cannot be one: their units, shapes or kinds differ
     """
 
     names: tuple[str, ...]
@@ -246,7 +245,7 @@ def unite(found: Sequence[Information]) -> Union:
         for column in one.columns:
             key = column.table, column.name
             other = columns.setdefault(key, column)
-            if (other.units, other.shape) != (column.units, column.shape):
+            if not _can_join(other, column):
                 differing[key] = None
             elif other is not column:
                 columns[key] = _join(other, column)
@@ -263,6 +262,11 @@ def unite(found: Sequence[Information]) -> Union:
         differing=tuple(f"{table}.{name}" for table, name in differing),
         size=sum(one.size for one in found),
     )
+
+
+def _can_join(one: Column, two: Column) -> bool:
+    kinds = {isinstance(value, str) for c in (one, two) for value in c.values or ()}
+    return (one.units, one.shape) == (two.units, two.shape) and len(kinds) < 2
 
 
 def _join(one: Column, two: Column) -> Column:

@@ -259,20 +259,30 @@ class Database:
             return np.array(item.categories)[values]
         return _decode_texts(values) if item.dtype.kind == "S" else values
 
+    @property
+    def image_path(self) -> str:
+        """Dataset of the images. Raises DatabaseError when there is none."""
+        if not self.layout.stacks:
+            raise DatabaseError(f"{self.path} holds no images")
+        return self.layout.stacks[0].signal
+
+    @property
+    def label_path(self) -> str:
+        """Dataset of the masks. Raises DatabaseError when there is none."""
+        for stack in self.layout.stacks:
+            if stack.signal.startswith("/entry/labels/"):
+                return stack.signal
+        raise DatabaseError(f"{self.path} holds no labels")
+
     @cached_property
     def images(self) -> StoredRows:
         """The signal of the first stack, one image (y, x) for each good row."""
-        if not self.layout.stacks:
-            raise DatabaseError(f"{self.path} holds no images")
-        return self.stored(self.layout.stacks[0].signal)
+        return self.stored(self.image_path)
 
     @cached_property
     def labels(self) -> StoredRows:
         """The stack under /entry/labels, one array (y, x) for each good row."""
-        for stack in self.layout.stacks:
-            if stack.signal.startswith("/entry/labels/"):
-                return self.stored(stack.signal)
-        raise DatabaseError(f"{self.path} holds no labels")
+        return self.stored(self.label_path)
 
     @cached_property
     def waves(self) -> StoredRows:

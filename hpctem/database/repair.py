@@ -23,9 +23,9 @@ from hpctem.database.finish import (
     read_marker,
     recall,
 )
+from hpctem.database.hdf5 import open_file, read_plan
 from hpctem.database.journal import Journals, merge_journals, read_journals
 from hpctem.database.plan import compare_plans, plan_key
-from hpctem.database.reader import open_file, read_plan
 from hpctem.database.schema import Layout
 from hpctem.database.writer import read_offsets
 from hpctem.errors import DatabaseError, MachineError

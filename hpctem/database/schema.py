@@ -27,6 +27,7 @@ PENDING, GOOD, QUARANTINED = range(3)
 STATUS_PATH = "/entry/structures/status"
 ERROR_PATH = "/entry/structures/error"
 PLAN_PATH = "/entry/campaign/plan"
+ATOMS_DIGEST = "/entry/structures/atoms_digest"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpctem.collection.collection import Collection, labels_of, signal_of
+from hpctem.collection.collection import Collection
 from hpctem.detection.filters import RAW_VIEW
 from hpctem.errors import ConfigError, DatabaseError
 
@@ -157,7 +157,7 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
     """
     _check_parts(parts)
     databases = {str(d.path): d for part in parts for d in _used_databases(part)}
-    fields = {path: database.field(signal_of(database)) for path, database in databases.items()}
+    fields = {path: database.field(database.image_path) for path, database in databases.items()}
     shapes = {(item.shape[0], item.shape[1]) for item in fields.values()}
     form = FORMATS[choice.format]
     if len(shapes) > 1 and form.kind == "stack":
@@ -286,7 +286,7 @@ def _find_steps(database: Database) -> tuple[float, float]:
 
 def _has_labels(database: Database) -> bool:
     try:
-        return bool(labels_of(database))
+        return bool(database.label_path)
     except DatabaseError:
         return False
 

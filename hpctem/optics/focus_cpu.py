@@ -14,8 +14,9 @@ import numpy as np
 from hpctem.backend import Backend
 from hpctem.optics import passes
 from hpctem.optics.grid import Grid
-from hpctem.optics.lanes import LANES
-from hpctem.optics.line_transforms import LINE, plan_lines
+from hpctem.optics.lanes import LANES, LINE
+from hpctem.optics.line_transforms import plan_lines
+from hpctem.optics.panels import count_panels, empty_lines, keep_rows
 from hpctem.optics.passage import fresnel_factors
 
 
@@ -28,13 +29,13 @@ class FocusByPanels:
         self.grid, self.wavelength = grid, wavelength
         ny, nx = grid.shape
         self.along_y, self.along_x = plan_lines(ny), plan_lines(nx)
-        self.band = passes.keep_rows(transfer.any(axis=1))
-        rows, panels = self.band.place.size, passes.count_panels(nx)
-        self.lines = passes.empty_lines(spectra.shape[0], rows // LANES, nx * LINE)
+        self.band = keep_rows(transfer.any(axis=1))
+        rows, panels = self.band.place.size, count_panels(nx)
+        self.lines = empty_lines(spectra.shape[0], rows // LANES, nx * LINE)
         for lines, spectrum in zip(self.lines, spectra, strict=True):
             passes.arrange_spectrum(lines, spectrum, transfer, self.band, self.along_x)
-        self.wave = passes.empty_lines(panels, rows * LINE)
-        self.intensity = passes.empty_lines(ny, panels * LANES)
+        self.wave = empty_lines(panels, rows * LINE)
+        self.intensity = empty_lines(ny, panels * LANES)
 
     def look(self, defocus: float, shares: np.ndarray) -> Any:
         """See `Focus.look`."""

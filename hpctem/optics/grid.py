@@ -73,6 +73,19 @@ class Grid:
         return np.where(row >= ny, 0.0, row), np.where(column >= nx, 0.0, column)
 
 
+def fast_size(length: float) -> int:
+    """The smallest even integer of at least `length` that factorises into 2, 3 and 5."""
+    size = max(2, math.ceil(length - 1e-6))
+    while True:
+        rest = size
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1 and size % 2 == 0:
+            return size
+        size += 1
+
+
 def antialias_aperture(grid: Grid, taper: float = 0.01) -> np.ndarray:
     """Circle of 2/3 Nyquist with an inner cosine edge, as one half, float64 (ny // 2 + 1, nx).
 

@@ -11,7 +11,7 @@ import numpy as np
 from hpctem.compiling import compile_lanes
 from hpctem.optics.kernels import Deposits
 from hpctem.optics.lanes import LANES
-from hpctem.optics.passes import spread_slice
+from hpctem.optics.spreading_cpu import spread_slice
 
 _TWO_OVER_PI = np.float32(0.63661977236758134)
 _HALF_PI_1 = np.float32(1.5703125)  # pi/2 in three parts (Cody & Waite), the first two short

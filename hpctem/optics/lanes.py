@@ -23,6 +23,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 8
+LINE = 2 * LANES
+"""Numbers in a cache line: the real and imaginary parts of eight lanes."""
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _CONTRACT = ("contract", "nsz", "nnan", "ninf")
 

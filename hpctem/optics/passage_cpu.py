@@ -5,7 +5,7 @@
     psi  t and psi back along y, multiply, along y; along x and back with the propagator
 
 Between two lines every field is transformed along y alone and kept on the rows inside its band
-(`hpctem.optics.passes`): 90 % of Nyquist for V, the antialiasing aperture for t and psi.
+(`hpctem.optics.panels`): 90 % of Nyquist for V, the antialiasing aperture for t and psi.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import numpy as np
 
 from hpctem.backend import Backend
 from hpctem.optics import passes
-from hpctem.optics.lanes import LANES
-from hpctem.optics.line_transforms import LINE, plan_lines
+from hpctem.optics.lanes import LANES, LINE
+from hpctem.optics.line_transforms import plan_lines
+from hpctem.optics.panels import arrange_half, count_panels, empty_lines, keep_rows
 from hpctem.optics.passage import Path
 from hpctem.optics.potential import Channel
 from hpctem.optics.spreading import BAND, window_table
+from hpctem.optics.spreading_cpu import spread_slice
 
 NOTHING = np.zeros((0, 0), np.complex64)
 
@@ -33,15 +35,15 @@ class PanelPassage:
         ny, nx = path.grid.shape
         self.along_y, self.along_x = plan_lines(ny), plan_lines(nx)
         row = np.minimum(np.arange(ny), ny - np.arange(ny))
-        self.wide = passes.keep_rows(row <= BAND * ny)
-        self.band = passes.keep_rows(path.half.any(axis=1)[row])
-        self.aperture = passes.arrange_half(path.half, self.band)
+        self.wide = keep_rows(row <= BAND * ny)
+        self.band = keep_rows(path.half.any(axis=1)[row])
+        self.aperture = arrange_half(path.half, self.band)
         self.factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.table = window_table()
-        panels, rows = passes.count_panels(nx), self.band.place.size
-        self.planes = passes.empty_lines(2, ny, (panels + 1) * LANES)
-        self.potential = passes.empty_lines(panels, self.wide.place.size * LINE)
-        self.wave, *self.transmissions = passes.empty_lines(3, panels, rows * LINE)
+        panels, rows = count_panels(nx), self.band.place.size
+        self.planes = empty_lines(2, ny, (panels + 1) * LANES)
+        self.potential = empty_lines(panels, self.wide.place.size * LINE)
+        self.wave, *self.transmissions = empty_lines(3, panels, rows * LINE)
         self.spectrum = np.zeros((1, ny, nx), np.complex64)
 
     def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
@@ -79,13 +81,13 @@ class PanelPassage:
             factor = self._arrange(channel.half)
             self.planes[1:] = 0
             for plane, s in zip(self.planes, pair, strict=False):
-                passes.spread_slice(plane, channel.deposits, 0, s, nx, self.table)
+                spread_slice(plane, channel.deposits, 0, s, nx, self.table)
             passes.transform_pair(self.potential, self.planes, self.wide, self.along_y)
             if len(chosen) == 1:
                 passes.filter_lines(self.potential, factor, self.along_x)
                 return
             if n == 0:
-                total = passes.empty_lines(factor.shape[0], factor.shape[1] * 2)
+                total = empty_lines(factor.shape[0], factor.shape[1] * 2)
             passes.weigh(total, self.potential, factor, self.along_x, n > 0)
         if chosen:
             passes.invert_lines(self.potential, total, self.along_x)
@@ -93,7 +95,7 @@ class PanelPassage:
     def _arrange(self, half: np.ndarray) -> np.ndarray:
         """An element's factor in the order of the passes, kept beside the half it is made of."""
         if id(half) not in self.factors:
-            self.factors[id(half)] = half, passes.arrange_half(half, self.wide)
+            self.factors[id(half)] = half, arrange_half(half, self.wide)
         return self.factors[id(half)][1]
 
 

@@ -20,7 +20,7 @@ from hpctem.errors import ConfigError
 from hpctem.optics.aberrations import Aberrations, chi, chi_gradient
 from hpctem.optics.electron import wavelength
 from hpctem.optics.focus import focus_for
-from hpctem.optics.grid import Grid, copy_frequencies
+from hpctem.optics.grid import Grid, copy_frequencies, fast_size
 from hpctem.optics.kernels import kernels_for
 
 
@@ -260,20 +260,8 @@ def _aperture_band(grid: Grid, imaging: Imaging) -> float:
 
 def intensity_shape(grid: Grid, band: float) -> tuple[int, int]:
     """Smallest convenient grid that holds an intensity (twice the wave's `band`), if it pays."""
-    ny, nx = (_next_smooth(max(32, math.floor(4 * band * length) + 2)) for length in grid.extent)
+    ny, nx = (fast_size(max(32, math.floor(4 * band * length) + 2)) for length in grid.extent)
     return (ny, nx) if ny < 0.9 * grid.shape[0] and nx < 0.9 * grid.shape[1] else grid.shape
-
-
-def _next_smooth(n: int) -> int:
-    """Smallest even number >= n whose only prime factors are 2, 3 and 5: a quick FFT."""
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and n % 2 == 0:
-            return n
-        n += 1
 
 
 def _transform_waves(waves: Any, backend: Backend) -> Any:

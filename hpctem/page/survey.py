@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpctem import tables
+from hpctem.campaign_file import reopen_campaign
 from hpctem.config import Config
 from hpctem.database.journal import journal_folder
 from hpctem.database.pace import Look, read_pace
@@ -24,7 +25,6 @@ from hpctem.page.histogram import Histogram, count_draws, count_values
 from hpctem.page.settings import Setting, list_settings
 from hpctem.page.spectra import Measured, measure_spectra
 from hpctem.pictures.sheets import Chosen, choose_images
-from hpctem.simulate import reopen_campaign
 
 TILES = 12
 # Columns that nobody asked for and that tell much about what came out.

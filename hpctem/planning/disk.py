@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -76,9 +75,8 @@ def find_quota(folder: Path) -> float | None:
     known.
     """
     device, mount, kind = find_mount(folder)
-    user = getpass.getuser()
     if kind == "lustre" and shutil.which("lfs"):
-        return parse_lustre_quota(_ask("lfs", "quota", "-q", "-u", user, mount))
+        return parse_lustre_quota(_ask("lfs", "quota", "-q", "-u", str(os.getuid()), mount))
     if shutil.which("quota"):
         return parse_quota(_ask("quota", "-w", "-p"), device)
     return None

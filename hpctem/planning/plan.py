@@ -11,9 +11,9 @@ import numpy as np
 from hpctem.backend import Backend
 from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import Estimate
-from hpctem.campaign import Experiment
 from hpctem.database.create import gib
 from hpctem.database.schema import Layout
+from hpctem.experiment import Experiment
 from hpctem.memory import estimate_memory
 from hpctem.parallel import describe_duration
 from hpctem.planning.disk import (
@@ -170,8 +170,7 @@ def warn_of_ranks(plan: Plan) -> list[str]:
             f"memory: {ranks} rank(s) a node need {gib(int(ranks * plan.rank_memory))}, "
             f"{gib(int(plan.rank_memory))} each, of {gib(int(plan.limits.memory or 0))}: at most "
             f"{plan.fitting} fit; choose --ranks-per-node {max(plan.fitting, 1)}"
-            + ", a coarser simulation.sampling or a smaller cell"
-            * (plan.fitting < 1)
+            + ("" if plan.fitting else ", a coarser simulation.sampling or a smaller cell")
         )
     if plan.limits.cores is not None and ranks > plan.limits.cores:
         unit = "GPU(s)" if machine.devices else "core(s)"
@@ -202,7 +201,8 @@ def warn_of_ranks(plan: Plan) -> list[str]:
             f"segment(s); {advice}"
         )
     for one in plan.schedules:
-        if one.idle > IDLE_SHARE and one.limit == "compute" and one not in starved:
+        uneven = one.most > one.fewest and one.limit == "compute"
+        if uneven and one.idle > IDLE_SHARE and one not in starved:
             found.append(
                 f"ranks: at {one.nodes} node(s) ranks wait {one.idle:.0%} of the time for those "
                 f"with {one.most} segments (others have {one.fewest}); fewer nodes or a smaller "

@@ -23,12 +23,13 @@ from hpctem.calibration.sites import (
     site_path,
 )
 from hpctem.calibration.workload import describe_work
-from hpctem.campaign import Experiment
+from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import volume_range
 from hpctem.errors import ConfigError
+from hpctem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.planning.plan import Limits, Plan, plan_campaign
-from hpctem.simulate import CampaignFile, check_campaign, identify, lay_out
+from hpctem.simulate import check_campaign, identify, lay_out
 
 # A plan is to be had within a minute, whatever a structure costs.
 STRUCTURES, BUDGET = 2, 20.0

@@ -177,9 +177,7 @@ def draw_units(
     if (found < wanted).any():
         _tell_shortage(_show_shortage(strata, found, wanted, units.noun), lacking)
     taken = choose_lowest(cells, chance[first[there]].of_rows(step), wanted)
-    chosen = np.zeros(units.count, bool)
-    chosen[there[taken]] = True
-    return np.flatnonzero(chosen[units.codes])
+    return _find_rows(units, there[taken])
 
 
 def draw_units_per_group(
@@ -220,8 +218,13 @@ def draw_units_per_group(
         whose = f"{groups.name} {groups.values[worst]} (one of {len(short)} such)"
         _tell_shortage(f"{whose}: {shown}", lacking)
     taken = choose_lowest(cell, chance[first[there]].of_rows(step), wanted.reshape(-1))
+    return _find_rows(units, there[taken])
+
+
+def _find_rows(units: Units, numbers: np.ndarray) -> np.ndarray:
+    """Positions of the rows of these units, ascending."""
     chosen = np.zeros(units.count, bool)
-    chosen[there[taken]] = True
+    chosen[numbers] = True
     return np.flatnonzero(chosen[units.codes])
 
 

@@ -94,6 +94,8 @@ def write_subset(subset: Subset, path: str | os.PathLike[str]) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
             # A temporary file is for its owner alone; this one is for whom the umask allows.
             umask = os.umask(0)
             os.umask(umask)
@@ -167,10 +169,10 @@ def write_runs(rows: np.ndarray) -> str:
     )
 
 
-def read_runs(text: str) -> np.ndarray:
+def read_runs(text: str, most: int = 2**62) -> np.ndarray:
     """The rows of '0-3,7,9-12', int64.
 
-    Raises ValueError for another text, and for rows that do not ascend.
+    Raises ValueError for another text, for rows that do not ascend, and for more than `most`.
     """
     if not text:
         return np.zeros(0, np.int64)
@@ -180,6 +182,8 @@ def read_runs(text: str) -> np.ndarray:
     if first[0] < 0 or (last < first).any() or (first[1:] <= last[:-1]).any():
         raise ValueError("rows do not ascend")
     lengths = last - first + 1
+    if lengths.sum() > most:
+        raise ValueError(f"more than {most} rows")
     rows = np.arange(lengths.sum())
     return rows + np.repeat(first - np.cumsum(lengths) + lengths, lengths)
 
@@ -222,7 +226,10 @@ def read_subset(
                 f"the rows of {database.path} that the subset {path} names are not what they were "
                 f"when it was drawn; 'hpctem verify {database.path}' tells if they are damaged"
             )
-    _check_parts(subset)
+    try:
+        _check_parts(subset)
+    except DatabaseError as error:
+        raise DatabaseError(f"the subset {path} leaks: {error}; draw it again") from error
     return subset
 
 
@@ -258,7 +265,8 @@ def find_database(path: Path, source: Source) -> Path:
     looked = " nor ".join(dict.fromkeys(map(str, places)))
     raise DatabaseError(
         f"the subset {path} is of the database {Path(source.path).name} (campaign "
-        f"{source.campaign}), which is not at {looked}; put it there, or say where it is"
+        f"{source.campaign}), which is not at {looked}; put it there, or in Python name it: "
+        "hpctem.open(DATABASE, subset=...)"
     )
 
 
@@ -290,7 +298,7 @@ def _read_source(entry: Mapping[str, Any]) -> Source:
 def _read_drawn(entry: Mapping[str, Any], databases: int, request: Request) -> Drawn:
     pieces = {}
     for item in entry["pieces"]:
-        rows = tuple(map(read_runs, item["rows"]))
+        rows = tuple(read_runs(text, item["count"]) for text in item["rows"])
         if len(rows) != databases or sum(map(len, rows)) != item["count"]:
             raise ValueError(f"the rows of {item['name']!r} are not {item['count']}")
         pieces[item["name"]] = Piece(rows, int(item["structures"]), dict(item["strata"]))

@@ -11,12 +11,12 @@ import numpy as np
 
 from hpctem.collection.collection import Collection
 from hpctem.database.reader import Database
+from hpctem.database.schema import ATOMS_DIGEST
 from hpctem.errors import ConfigError
 from hpctem.subsets.draws import Chance, Units, number_units, single_rows
 from hpctem.subsets.request import STRUCTURE, Request, Step, parse_stratum
 from hpctem.subsets.strata import Strata, cut, number_values, parse_edges
 
-ATOMS_DIGEST = "/entry/structures/atoms_digest"
 # Of n strata 2^n - 1 combinations can be made.
 MOST_COMBINED = 10
 
@@ -100,8 +100,8 @@ class Pool:
 def make_pool(selection: Collection, request: Request, steps: Iterable[Step]) -> Pool:
     """The rows of a selection as a pool for the steps of a request.
 
-    Raises ConfigError for strata that do not fit their column, for a column that not all databases
-    have, and for databases that hold the same images; DatabaseError for an unknown column.
+    Raises ConfigError for strata that do not fit their column, for a column that is unknown or that
+    not all databases have, and for databases that hold the same images.
     """
     wanted = {name for step in steps for name in (step.unit, step.group)}
     if request.split or request.folds:
@@ -123,7 +123,7 @@ def make_pool(selection: Collection, request: Request, steps: Iterable[Step]) ->
 def make_strata(selection: Collection, name: str, edges: str | None) -> Strata:
     """The strata of a column: between edges, or one for each of its values.
 
-    Raises ConfigError for edges that do not fit the column, DatabaseError for an unknown column.
+    Raises ConfigError for an unknown column and for edges that do not fit it.
     """
     column = selection.find(name)
     if edges is None:
@@ -138,8 +138,7 @@ def make_strata(selection: Collection, name: str, edges: str | None) -> Strata:
 def encode_column(selection: Collection, name: str) -> Units:
     """Rows that share a value of a column as units, numbered by ascending value.
 
-    Raises ConfigError for a column that has no single value in some row, DatabaseError for an
-    unknown one.
+    Raises ConfigError for a column that is unknown or has no single value in some row.
     """
     if name == STRUCTURE:
         return identify_structures(selection)

@@ -119,8 +119,7 @@ def check_apart(parts: np.ndarray, groups: np.ndarray, what: str) -> None:
     shared = np.flatnonzero(first[groups] != parts)
     if len(shared):
         raise DatabaseError(
-            f"{len(np.unique(groups[shared]))} {what} would be on both sides of the split; "
-            "nothing was written"
+            f"{len(np.unique(groups[shared]))} {what} are in two parts of the split"
         )
 
 

@@ -129,8 +129,8 @@ class Subset:
 def draw_subset(collection: Collection, **options: Any) -> Subset:
     """Draw from a collection; the options are those of `request.ask` and of `hpctem subset`.
 
-    Raises ConfigError for options that cannot be meant, a stratum with too few rows, and a split
-    that the groups do not allow; DatabaseError for a condition or column that is not understood.
+    Raises ConfigError for options that cannot be meant, a condition or column that is not
+    understood, a stratum with too few rows, and a split that the groups do not allow.
     """
     request = ask(**options)
     selection = collection if request.where is None else collection.where(request.where)

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from hpctem.backend import select_backend
-from hpctem.campaign import Experiment
+from hpctem.campaign_file import read_campaign
 from hpctem.database.fill import Summary, fill
 from hpctem.database.schema import Field, Layout
 from hpctem.database.segment import StructureRows, quarantine
-from hpctem.simulate import identify, lay_out, read_campaign
+from hpctem.experiment import Experiment
+from hpctem.simulate import identify, lay_out
 
 CAMPAIGN = """\
 campaign:

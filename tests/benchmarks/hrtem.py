@@ -27,13 +27,13 @@ from exact import deviation, exact_exit_wave, exact_images, image_error
 from job import measure_job
 
 from hpctem.backend import Backend, select_backend
+from hpctem.campaign_file import read_campaign
 from hpctem.detection.detector import Detector, detect
 from hpctem.detection.filters import filter_median
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves, plan_slices
 from hpctem.optics.transfer import Imaging, form_images
 from hpctem.sampling import Streams
-from hpctem.simulate import read_campaign
 from hpctem.structures.phonons import RMS_300K, displacements
 from hpctem.structures.recipes import sample_structure
 from hpctem.structures.scenes import Structure
@@ -45,7 +45,7 @@ ENERGY, SPREAD, DOSE = 3e5, 15.0, 400.0
 PHONONS, FOCI = 8, 11
 Work = Callable[[], Any]
 
-# What the issue of this benchmark asks for, as abTEM's time over ours.
+# The least that is asked for: abTEM's time over ours.
 ASKED = {
     "exit wave, infinite projection": 2.2,
     "exit wave, finite projection": 5.0,

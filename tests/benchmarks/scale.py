@@ -27,7 +27,7 @@ import numpy as np
 
 from hpctem.backend import select_backend
 from hpctem.calibration.measure import Storage, time_storage
-from hpctem.campaign import Experiment
+from hpctem.campaign_file import limit_structures, read_campaign
 from hpctem.database.create import write_empty
 from hpctem.database.fill import fill
 from hpctem.database.journal import (
@@ -42,9 +42,10 @@ from hpctem.database.journal import (
 )
 from hpctem.database.plan import plan_key, write_plan
 from hpctem.database.schema import Field, Layout, volume_range
+from hpctem.experiment import Experiment
 from hpctem.planning.schedule import Pace, schedule
 from hpctem.planning.show import format_table
-from hpctem.simulate import lay_out, limit_structures, read_campaign
+from hpctem.simulate import lay_out
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # The journals of a run lie in as many files as it had ranks.

@@ -61,7 +61,7 @@ def parametrize(name: str, found: Iterator[tuple[str, object]]):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as jobs/quickstart leaves it, with the database of one structure."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -98,11 +98,11 @@ def merge(base: dict, changes: dict) -> dict:
 
 @parametrize("words", hpctem_commands())
 def test_commands_are_understood(
-    words: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], quickstart_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hpctem.cli import commands
 
-    monkeypatch.chdir(workplace)
+    monkeypatch.chdir(quickstart_folder)
     if words[0] in READING and all(Path(word).exists() for word in words[1:]):
         subprocess.run([HPCTEM, *words], check=True)
         return
@@ -113,8 +113,8 @@ def test_commands_are_understood(
 
 
 @parametrize("text", blocks("python"))
-def test_python_runs(text: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_python_runs(text: str, quickstart_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(quickstart_folder)
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(text, "documentation", "exec"), {})
 

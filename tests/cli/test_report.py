@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from hpctem.campaign_file import read_campaign
 from hpctem.conditions import DrawConditions
 from hpctem.database.journal import journal_folder
 from hpctem.database.pace import PACE
@@ -27,7 +28,7 @@ from hpctem.page.settings import list_settings
 from hpctem.page.survey import group_campaigns
 from hpctem.parallel import Communicator
 from hpctem.sampling import Streams
-from hpctem.simulate import Options, read_campaign, simulate
+from hpctem.simulate import Options, simulate
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -146,7 +147,7 @@ def test_a_report_is_one_page_that_needs_nothing_else(run: Callable, small: Path
 
 def test_every_draw_is_counted_once(small: Path) -> None:
     """What is compared are the draws of the campaign's own streams, each at its position."""
-    from hpctem.simulate import reopen_campaign
+    from hpctem.campaign_file import reopen_campaign
 
     with open_database(small) as database, reopen_campaign(database) as campaign:
         config = campaign.config

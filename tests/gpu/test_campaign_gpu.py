@@ -17,8 +17,9 @@ from hpctem.backend import select_backend
 
 for package in ("ase", "pydantic", "yaml", "h5py"):
     pytest.importorskip(package, reason=f"campaigns need {package}, which is not installed")
-campaign, memory, simulate, tables = (
-    import_module(f"hpctem.{name}") for name in ("campaign", "memory", "simulate", "tables")
+campaign, campaign_file, experiments, memory, simulate, tables = (
+    import_module(f"hpctem.{name}")
+    for name in ("campaign", "campaign_file", "experiment", "memory", "simulate", "tables")
 )
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
@@ -67,7 +68,7 @@ def same_rows(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def prepare(path: Path, backend: Any) -> Any:
     """The campaign of a file on a device."""
-    return campaign.Experiment(simulate.read_campaign(path).config, backend)
+    return experiments.Experiment(campaign_file.read_campaign(path).config, backend)
 
 
 @pytest.mark.parametrize("changes", [(), RICH], ids=["small", "rich"])
@@ -138,7 +139,7 @@ def test_device_memory_is_what_was_estimated(gpu):
     pool.free_all_blocks()
     before = pool.total_bytes()
     campaign.compute_structure(experiment, 0)
-    file = simulate.read_campaign(SMALL)
+    file = campaign_file.read_campaign(SMALL)
     layout = simulate.lay_out(file, experiment, range(config.campaign.structures))
     place = config, experiment.grids, layout, gpu
     asked = memory.estimate_memory(*place, on_device=True)

@@ -29,12 +29,14 @@ from hpctem.calibration.transforms import (
     transform_seconds,
 )
 from hpctem.calibration.workload import Passage, describe_structure, describe_work
-from hpctem.campaign import Experiment, compute_structure
+from hpctem.campaign import compute_structure
+from hpctem.campaign_file import CampaignFile, read_campaign
 from hpctem.errors import ConfigError, SampleError
+from hpctem.experiment import Experiment
 from hpctem.optics import passes
 from hpctem.parallel import Communicator
 from hpctem.planning import prepare
-from hpctem.simulate import CampaignFile, lay_out, read_campaign
+from hpctem.simulate import lay_out
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
 CPU = select_backend("cpu")
@@ -335,6 +337,21 @@ def test_a_campaign_without_a_good_structure_is_refused(tmp_path):
     campaign = write(tmp_path, ("dose: {grid: [400 e/A^2, 1600 e/A^2]", "dose: {grid: [4e6 e/A^2]"))
     with pytest.raises(SampleError, match="structures in a row fail"):
         measure(campaign, tmp_path)
+
+
+def test_structures_that_fail_now_and_then_are_left_out(tmp_path, monkeypatch):
+    """Ten in a row are too many, not ten in all."""
+    begun = []
+
+    def fail_thrice_of_four(*given):
+        begun.append(given[1])
+        if len(begun) % 4:
+            raise SampleError("fails")
+        return time_structure(*given)
+
+    monkeypatch.setattr("hpctem.calibration.calibrate.time_structure", fail_thrice_of_four)
+    found = measure(read_campaign(SMALL), tmp_path, 4)
+    assert found.timed == 4 and len(begun) == 20
 
 
 def test_nothing_is_left_in_the_folder(tmp_path):

@@ -22,7 +22,8 @@ sys.path.append(str(Path(__file__).parent))
 from columns_only import IMAGES, PIXELS, make_database
 
 import hpctem
-from hpctem.collection.collection import Collection, labels_of, open_collection
+from hpctem.collection.collection import Collection, open_collection
+from hpctem.database.reader import Database
 from hpctem.errors import ConfigError, DatabaseError
 
 BAD = (3,)
@@ -176,10 +177,12 @@ def test_a_collection_cannot_be_changed(both: Collection) -> None:
 def test_a_file_that_gives_no_rows_is_not_asked(
     mixed: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked: list[Database] = []
+    path_of = Database.label_path.fget
     monkeypatch.setattr(
-        "hpctem.collection.collection.labels_of",
-        lambda database: asked.append(database) or labels_of(database),
+        Database,
+        "label_path",
+        property(lambda database: asked.append(database) or path_of(database)),
     )
     second = mixed[mixed.sources == 1]
     assert (second.labels[:] == stored(second, "/entry/labels/instances")).all()
@@ -345,7 +348,7 @@ def test_processes_share_it(mixed: Collection, method: str) -> None:
     """Also those forked after DuckDB and Arrow have been used here, as data loaders do."""
     expected = content(mixed)
     with multiprocessing.get_context(method).Pool(2) as pool:
-        for found in pool.map_async(content, [mixed] * 4).get(timeout=120):
+        for found in pool.map_async(content, [mixed] * 4).get(timeout=300):
             assert found == expected
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from hpctem.campaign_file import read_campaign
 from hpctem.config import Config, check_config, resolved, schema
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import parse_yaml
-from hpctem.simulate import read_campaign
 from hpctem.units import parse_quantity
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -185,8 +186,20 @@ def test_several_mistakes_are_all_named() -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"^nowhere\.yaml: cannot be read: No such file"):
         read_campaign("nowhere.yaml")
+
+
+def test_a_file_that_is_no_campaign_file_is_refused_unread(tmp_path: Path) -> None:
+    database = tmp_path / "gold.hdf5"
+    database.write_bytes(b"\x89HDF\r\n\x1a\n")
+    os.truncate(database, 10**13)  # read whole it would fill the memory
+    with pytest.raises(ConfigError, match=r"gold\.hdf5: is no text in UTF-8"):
+        read_campaign(database)
+    table = tmp_path / "table.csv"
+    table.write_text("1,2\n" * 2_500_001)
+    with pytest.raises(ConfigError, match=r"table\.csv: is longer than 10000000 characters"):
+        read_campaign(table)
 
 
 def test_the_papers_data_sets_have_the_papers_numbers() -> None:

@@ -250,6 +250,8 @@ def test_foreign_files_are_told(tmp_path: Path) -> None:
     assert "is empty" in read_everything(path)
     path.write_bytes(b"\x89PNG" * 100)
     assert "is no HDF5 file" in read_everything(path)
+    path.write_text('{\n "databases": []}')
+    assert "if it is a subset file, name the databases" in read_everything(path)
     with h5py.File(path, "w") as file:
         file["data"] = np.arange(5)
     assert f"hpctem did not write it: no {PLAN_PATH}" in read_everything(path)

@@ -408,7 +408,7 @@ def test_a_part_without_a_group_is_refused() -> None:
 def test_a_leak_is_found() -> None:
     groups = np.array([0, 0, 1, 2, 2])
     check_apart(np.array([0, 0, 1, 0, 0]), groups, "structures")
-    with pytest.raises(DatabaseError, match="1 structures would be on both sides"):
+    with pytest.raises(DatabaseError, match="1 structures are in two parts of the split"):
         check_apart(np.array([0, 0, 1, 0, 1]), groups, "structures")
 
 

@@ -198,13 +198,14 @@ def test_columns_that_cannot_be_one_are_named(tmp_path: Path) -> None:
         fields = (
             Field("/entry/structures/energy", "structures", np.dtype(dtype), units=units),
             Field("/entry/structures/size", "structures", np.dtype(f"i{4 << number}")),
+            Field("/entry/structures/kind", "structures", np.dtype(("S4", "u1")[number])),
         )
         paths.append(tmp_path / f"{units}.hdf5")
         fill(paths[-1], Layout(2, {}, 1, fields), {}, lambda index: StructureRows({}))
     found = unite([inform(path) for path in paths])
-    assert found.differing == ("structures.energy",)
+    assert found.differing == ("structures.energy", "structures.kind")
     assert {c.name: c.dtype for c in found.columns}["size"] == "int32, int64"
-    assert "so not shown: structures.energy" in format_union(found, False)
+    assert "so not shown: structures.energy, structures.kind" in format_union(found, False)
 
 
 def test_structures_that_two_campaigns_share_are_counted_once(tmp_path: Path) -> None:

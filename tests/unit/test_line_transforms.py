@@ -7,8 +7,9 @@ import pytest
 from numba import njit
 
 from hpctem.optics import passes
-from hpctem.optics.lanes import LANES, load, nearest, splat, store, transpose
-from hpctem.optics.line_transforms import LINE, invert, plan_lines, transform
+from hpctem.optics.lanes import LANES, LINE, load, nearest, splat, store, transpose
+from hpctem.optics.line_transforms import invert, plan_lines, transform
+from hpctem.optics.panels import arrange_half, count_panels, keep_rows
 
 
 def make_lines(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,15 +80,15 @@ def test_transpose() -> None:
 def test_passes_filter_a_field(shape: tuple[int, int]) -> None:
     """Two real fields, filtered by an even factor on the rows of a band: as with whole FFTs."""
     ny, nx = shape
-    panels = passes.count_panels(nx)
+    panels = count_panels(nx)
     fields = np.random.default_rng(1).standard_normal((2, ny, nx))
     planes = np.zeros((2, ny, panels * LANES + 8), np.float32)
     planes[:, :, :nx] = fields
     row, column = (np.minimum(np.arange(n), n - np.arange(n)) for n in shape)
     inside = row < ny // 3
     factor = np.exp(-0.02 * (row[:, None] ** 2 + column[None, :])) * inside[:, None]
-    band = passes.keep_rows(inside)
-    half = passes.arrange_half(factor[: ny // 2 + 1].astype(np.float32), band)
+    band = keep_rows(inside)
+    half = arrange_half(factor[: ny // 2 + 1].astype(np.float32), band)
     along_y, along_x = plan_lines(ny), plan_lines(nx)
     filtered = np.empty((panels, band.place.size * LINE), np.float32)
     passes.transform_pair(filtered, planes, band, along_y)
@@ -112,6 +113,6 @@ def test_passes_filter_a_field(shape: tuple[int, int]) -> None:
 def test_band_is_filled_up_with_its_last_row() -> None:
     inside = np.zeros(40, bool)
     inside[[0, 1, 2, 38, 39]] = True
-    band = passes.keep_rows(inside)
+    band = keep_rows(inside)
     assert band.frequency.size == 8 and set(band.frequency) == {0, 1, 2, 38, 39}
     assert (band.frequency == plan_lines(40).order[band.place]).all() and band.length == 40

@@ -12,11 +12,12 @@ import pytest
 
 from hpctem import memory
 from hpctem.backend import Backend, select_backend
-from hpctem.campaign import Experiment
-from hpctem.optics import passes
+from hpctem.campaign_file import read_campaign
+from hpctem.experiment import Experiment
+from hpctem.optics import passage_cpu
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves
-from hpctem.simulate import lay_out, read_campaign
+from hpctem.simulate import lay_out
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
 CPU = select_backend("cpu")
@@ -32,7 +33,8 @@ LARGER = (
     ("sampling: 0.25 A\n  phonons", "sampling: 0.1 A\n  phonons"),
     ("sampling: 0.25 A\n  crop: 96", "sampling: 0.2 A\n  crop: 512"),
 )
-FINITE = (*LARGER, ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite"))
+FINITELY = ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite")
+FINITE = (*LARGER, FINITELY)
 
 
 def write_campaign(folder: Path, *changes: tuple[str, str]) -> Path:
@@ -53,6 +55,16 @@ def place(path: Path) -> tuple:
     return campaign.config, experiment.grids, layout
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The loops' machine code is kept: making it takes memory of its own."""
+    folder = tmp_path_factory.mktemp("compiled")
+    path = write_campaign(folder, FINITELY)
+    command = [sys.executable, "-m", "hpctem", "simulate", path, "--limit", "1", "--device", "cpu"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("changes", [(), LARGER, FINITE], ids=["small", "larger", "finite"])
 def test_estimate_is_what_a_process_takes(tmp_path, changes):
     path = write_campaign(tmp_path, *changes)
@@ -70,8 +82,10 @@ def test_estimate_is_what_a_process_takes(tmp_path, changes):
 def test_factors_are_arranged_once_for_all_configurations(projection, monkeypatch):
     """Else a process would take more memory with every phonon configuration."""
     made = []
-    arrange = passes.arrange_half
-    monkeypatch.setattr(passes, "arrange_half", lambda *given: made.append(1) or arrange(*given))
+    arrange = passage_cpu.arrange_half
+    monkeypatch.setattr(
+        passage_cpu, "arrange_half", lambda *given: made.append(1) or arrange(*given)
+    )
     positions = np.random.default_rng(0).uniform(0, 8, (4, 20, 3))
     numbers = np.repeat([6, 79], 10)
     counts = []

@@ -215,7 +215,7 @@ def test_distributions_are_told_in_a_line(distribution, unit, text) -> None:
 
 
 def test_every_key_of_a_campaign_has_its_unit_and_meaning() -> None:
-    from hpctem.simulate import read_campaign
+    from hpctem.campaign_file import read_campaign
 
     config = read_campaign(
         Path(__file__).parents[2] / "configs/au_on_carbon_varying_substrate.yaml"

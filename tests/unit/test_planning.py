@@ -16,9 +16,10 @@ from hpctem.calibration.estimate import Estimate
 from hpctem.calibration.machine import Machine
 from hpctem.calibration.measure import Storage
 from hpctem.calibration.workload import describe_work
-from hpctem.campaign import Experiment
+from hpctem.campaign_file import read_campaign
 from hpctem.database.create import create
 from hpctem.database.schema import Field, Layout, volume_range
+from hpctem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.planning import disk, plan
 from hpctem.planning.plan import Limits, Plan, Space, plan_campaign
@@ -33,7 +34,7 @@ from hpctem.planning.schedule import (
     time_work,
 )
 from hpctem.planning.show import describe_plan, format_plan, format_table
-from hpctem.simulate import Options, identify, lay_out, read_campaign, simulate
+from hpctem.simulate import Options, identify, lay_out, simulate
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
 CPU = select_backend("cpu")

@@ -44,6 +44,16 @@ def test_folder_is_that_of_the_sources_and_the_target(
     assert len(set(names)) == len(names)
 
 
+def test_target_tells_what_a_processor_may_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A campaign begun with fused multiply-add is not continued without: other bytes."""
+    monkeypatch.setenv("NUMBA_CPU_NAME", "x86-64-v3")
+    found = set()
+    for features in ("", "+avx2,+fma", "+avx2,-fma"):
+        monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+        found.add(processor.read_target())
+    assert found == {"x86-64-v3", "x86-64-v3 +avx2,+fma", "x86-64-v3 +avx2,-fma"}
+
+
 def test_folder_is_the_first_place_that_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +121,9 @@ def test_transforms_are_compiled_for_one_set_of_types() -> None:
         block = np.zeros(n * 16, np.float32)
         transform(block, plan_lines(n), np.empty_like(block))
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
-    for module in ("line_transforms", "passes"):
-        kept = {path.name for path in folder.rglob(f"{module}.*.nbc")}
-        assert kept and all(name.endswith(".1.nbc") for name in kept)
+    kept = {
+        module: [path.name for path in folder.rglob(f"{module}.*.nbc")]
+        for module in ("butterflies", "line_transforms", "panels", "passes")
+    }
+    assert kept["butterflies"] and kept["line_transforms"]
+    assert all(name.endswith(".1.nbc") for names in kept.values() for name in names)

@@ -468,6 +468,11 @@ REFUSED = {
 }
 
 
+def test_a_condition_is_a_text(collection: Collection) -> None:
+    with pytest.raises(ConfigError, match="a condition is a text such as"):
+        collection.where(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("condition", REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_plain_condition_is_refused_in_one_sentence(
     collection: Collection, condition: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -546,6 +551,20 @@ def test_every_function_that_is_allowed_exists(name: str) -> None:
         ("defocus > dose", ["electron/angstrom^2 stands beside one in angstrom", "^"]),
         ("defocus + tilt > 1", ["a value in rad"]),
         ("defocus IN (SELECT dose FROM images)", ["beside one in angstrom"]),
+        # DuckDB would take the number for true, and so every image.
+        ("dose = 400 OR 1600", ["neither true nor false", "\n" + " " * 16 + "^"]),
+        ("dose", ["a number is neither true", "dose IN (400, 1600)"]),
+        ("NOT lattice", ["a text is neither true"]),
+        ("dose > 1 AND 'x'", ["a text is neither true"]),
+        ("CASE WHEN dose THEN true ELSE false END", ["a number is neither true"]),
+        ("EXISTS (FROM particles WHERE radius)", ["a number is neither true"]),
+        ("(SELECT count(*) FROM images HAVING count(*)) > 1", ["a number is neither true"]),
+        ("(SELECT count(*) FILTER (WHERE 1) FROM images) > 1", ["a number is neither true"]),
+        ("dose > 300 nm", ["single quotes: '300 nm'"]),
+        ("defocus BETWEEN -5 nm AND 5 nm", ["single quotes: '-5 nm'"]),
+        ("dose > 500 focus_index = 1", ["syntax error", "^"]),
+        ("planar_defects.kind = twin", ["no column 'twin'", "single quotes: 'twin'"]),
+        ("something_else > 1", ["'hpctem info --columns' lists them"]),
     ],
 )
 def test_mistakes_are_named_with_what_was_meant(

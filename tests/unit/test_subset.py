@@ -494,6 +494,12 @@ def test_other_texts_are_no_runs(text: str) -> None:
         read_runs(text)
 
 
+def test_rows_beyond_those_counted_take_no_memory() -> None:
+    with pytest.raises(ValueError, match="more than 5 rows"):
+        read_runs("0-99999999999", most=5)
+    assert read_runs("1-5", most=5).tolist() == [1, 2, 3, 4, 5]
+
+
 def test_databases_are_found_beside_the_file(written: tuple[Path, Path, Subset]) -> None:
     path, database, subset = written
     folder = path.parent / "elsewhere"
@@ -552,7 +558,7 @@ def test_an_edited_file_that_leaks_is_noticed(written: tuple[Path, Path, Subset]
     for piece, rows in ((train, kept), (validation, leaked)):
         piece["rows"], piece["count"] = [write_runs(np.array(rows))], len(rows)
     path.write_text(json.dumps(content))
-    with pytest.raises(DatabaseError, match="1 structures would be on both sides"):
+    with pytest.raises(DatabaseError, match=r"subset\.json leaks: 1 structures are in two parts"):
         read_subset(path)
 
 
@@ -569,7 +575,9 @@ def test_an_edited_file_whose_groups_leak_is_noticed(gold: Collection, tmp_path:
     for piece, named in ((train, rows[~moved]), (test, leaked)):
         piece["rows"], piece["count"] = [write_runs(named)], len(named)
     path.write_text(json.dumps(content))
-    with pytest.raises(DatabaseError, match="1 values of elements would be on both sides"):
+    with pytest.raises(
+        DatabaseError, match=r"elements\.json leaks: 1 values of elements are in two"
+    ):
         read_subset(path)
 
 

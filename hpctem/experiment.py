@@ -1,0 +1,128 @@
+"""What a campaign file means for the physics: grids, random streams, settings of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hpctem.backend import Backend
+from hpctem.conditions import COEFFICIENTS
+from hpctem.config import Config
+from hpctem.detection.detector import Detector
+from hpctem.detection.mtf import MTF, ParametricMTF, TabulatedMTF
+from hpctem.grids import Grids, choose_grids
+from hpctem.optics.aberrations import Aberrations
+from hpctem.optics.multislice import Multislice
+from hpctem.optics.transfer import Imaging
+from hpctem.sampling import Streams
+from hpctem.sections import MeasuredMtf
+from hpctem.structures import phonons, recipes
+from hpctem.structures.scenes import Structure
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A campaign on a device: everything that does not change from structure to structure."""
+
+    config: Config
+    backend: Backend
+
+    @cached_property
+    def grids(self) -> Grids:
+        """Pixel grids of waves and images."""
+        return choose_grids(self.config)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """The random streams of the campaign."""
+        return Streams(self.config.campaign.seed)
+
+    @cached_property
+    def rms(self) -> dict[int, float]:
+        """Rms displacement in A per atomic number, of frozen phonons or of the smearing."""
+        simulation = self.config.simulation
+        given = simulation.phonons.rms if simulation.phonons else simulation.debye_waller or {}
+        known = {} if simulation.debye_waller is not None else dict(phonons.RMS_300K)
+        return known | {recipes.atomic_number(symbol): u for symbol, u in given.items()}
+
+    @cached_property
+    def image_dtype(self) -> np.dtype:
+        """Type of a stored image: uint16 of a counting or digitising camera, else float32."""
+        return self._camera.dtype
+
+    @cached_property
+    def image_units(self) -> str:
+        """Unit of a stored image."""
+        return self._camera.units
+
+    @cached_property
+    def _camera(self) -> Detector:
+        """The detector with all the noise that it can have."""
+        noise = self.config.imaging.detector.readout_noise.support[1]
+        unit = {"mtf_c1": 0.0, "mtf_c2": 1.0, "mtf_c3": 1.0, "quantum_efficiency": 1.0}
+        return set_detector(self.config, unit | {"readout_noise": noise})
+
+    def check_displacements(self, numbers: np.ndarray) -> None:
+        """Raise ConfigError when an element lacks the displacement that the campaign asks for."""
+        simulation = self.config.simulation
+        if simulation.phonons is not None:
+            phonons.check_displacements(numbers, self.rms, "simulation.phonons.rms")
+        if simulation.debye_waller is not None:
+            phonons.check_displacements(numbers, self.rms, "simulation.debye_waller")
+
+    def structure(self, index: int) -> Structure:
+        """The atoms of structure `index` at rest."""
+        return recipes.sample_structure(self.config.structure, self.streams, index)
+
+    def multislice(self, tilt: tuple[float, float]) -> Multislice:
+        """How waves pass a structure; `tilt` of the beam towards x and y in rad."""
+        simulation = self.config.simulation
+        return Multislice(
+            energy=simulation.energy,
+            slice_thickness=simulation.slice_thickness,
+            parametrization=simulation.parametrization,
+            projection=simulation.projection,
+            slice_plane=simulation.slice_plane,
+            tilt=tilt,
+            debye_waller=self.rms if simulation.debye_waller is not None else None,
+        )
+
+
+def set_optics(config: Config, values: dict[str, float], height: float) -> Imaging:
+    """The optical settings of one focus, from its row of conditions; height of the cell in A."""
+    imaging = config.imaging
+    return Imaging(
+        energy=config.simulation.energy,
+        defocus=values["defocus"],
+        reference=imaging.defocus_reference,
+        height=height,
+        aberrations=Aberrations(**{name: values[name] for name in COEFFICIENTS}),
+        focal_spread=values["focal_spread"],
+        spread_nodes=imaging.focal_planes,
+        objective_aperture=imaging.objective_aperture,
+        convergence=values["convergence_semiangle"],
+        plasmon=(values["plasmon_weight"], values["plasmon_background"])
+        if imaging.plasmon
+        else None,
+    )
+
+
+def set_detector(config: Config, conditions: dict[str, float]) -> Detector:
+    """The detector of one image, from its row of conditions."""
+    detector = config.imaging.detector
+    mtf: MTF | None = None
+    if isinstance(detector.mtf, MeasuredMtf):
+        mtf = TabulatedMTF(detector.mtf.frequencies, detector.mtf.values)
+    elif detector.mtf is not None:
+        mtf = ParametricMTF(conditions["mtf_c1"], conditions["mtf_c2"], conditions["mtf_c3"])
+    return Detector(
+        mtf=mtf,
+        quantum_efficiency=conditions["quantum_efficiency"],
+        readout_noise=conditions["readout_noise"],
+        gain=detector.gain,
+        offset=detector.offset,
+        digitize=detector.digitize,
+        saturation_limit=detector.saturation_limit,
+    )
