@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpctem.collection.collection import Collection
 from hpctem.database.fill import fill
 from hpctem.database.schema import Axis, Field, Layout, Stack
 from hpctem.database.segment import StructureRows, quarantine
@@ -143,3 +144,13 @@ def make_database(
     compute = Reduced(Draw(seed, tuple(bad)), frozenset(item.path for item in fields))
     fill(path, layout, {"seed": str(seed)}, compute, stop=stop)
     return path
+
+
+def content(collection: Collection, condition: str = "dose > 200") -> tuple:
+    """What a condition chooses; spawned processes can import this module."""
+    found = collection.where(condition)
+    return (
+        found.rows.tolist(),
+        found.images[:].sum(axis=(1, 2)).tolist(),
+        found.column("thickness").tolist(),
+    )

@@ -19,7 +19,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from columns_only import IMAGES, PIXELS, make_database
+from columns_only import IMAGES, PIXELS, content, make_database
 
 import hpctem
 from hpctem.collection.collection import Collection, open_collection
@@ -284,15 +284,6 @@ def test_files_of_the_same_name_are_told_apart_by_their_folders(tmp_path: Path) 
         assert len(both.where(f"database = '{paths[1]}'")) == 8 * IMAGES
 
 
-def content(collection: Collection, condition: str = "dose > 200") -> tuple:
-    found = collection.where(condition)
-    return (
-        found.rows.tolist(),
-        found.images[:].sum(axis=(1, 2)).tolist(),
-        found.column("thickness").tolist(),
-    )
-
-
 def test_pickled_it_is_the_same_collection(mixed: Collection) -> None:
     again = pickle.loads(pickle.dumps(mixed))
     assert content(again) == content(mixed)
@@ -348,7 +339,7 @@ def test_processes_share_it(mixed: Collection, method: str) -> None:
     """Also those forked after DuckDB and Arrow have been used here, as data loaders do."""
     expected = content(mixed)
     with multiprocessing.get_context(method).Pool(2) as pool:
-        for found in pool.map_async(content, [mixed] * 4).get(timeout=300):
+        for found in pool.map_async(content, [mixed] * 4).get(timeout=120):
             assert found == expected
 
 
