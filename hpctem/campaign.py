@@ -24,7 +24,7 @@ from hpctem.errors import DatabaseError, SampleError
 from hpctem.experiment import Experiment, set_detector, set_optics
 from hpctem.grids import Grids
 from hpctem.optics.electron import interaction_constant, wavelength
-from hpctem.optics.grid import Grid, copy_frequencies
+from hpctem.optics.grid import Grid, copy_frequencies, nyquist_circle
 from hpctem.optics.multislice import exit_waves, plan_slices
 from hpctem.optics.potential import projected_potential
 from hpctem.optics.transfer import Imaging, form_images
@@ -181,9 +181,7 @@ def coarsen_waves(waves: np.ndarray, grids: Grids, backend: Backend) -> Any:
     waves = backend.asarray(waves)
     if waves.shape[-2:] == grids.exit:
         return waves
-    coarse = Grid(grids.exit, grids.extent)
-    ky, kx = coarse.frequencies()
-    circle = np.hypot(ky[:, None], kx[None, :]) < coarse.nyquist
+    circle = nyquist_circle(grids.exit, grids.extent)
     # The scale of the two transforms: they count the pixels of different grids.
     scale = grids.exit[0] * grids.exit[1] / (waves.shape[-2] * waves.shape[-1])
     spectrum = backend.xp.zeros((len(waves), *grids.exit), dtype=np.complex64)

@@ -101,6 +101,16 @@ def antialias_aperture(grid: Grid, taper: float = 0.01) -> np.ndarray:
     return np.where(k > radius, 0.0, edge)
 
 
+def nyquist_circle(shape: tuple[int, int], extent: tuple[float, float]) -> np.ndarray:
+    """Frequencies inside the Nyquist circle of `shape` (ny, nx) over `extent` (ly, lx) A.
+
+    bool (ny, nx), in the order of the FFT. Waves are cut to it where they are kept on fewer pixels.
+    """
+    sampling = [length / n for n, length in zip(shape, extent, strict=True)]
+    ky, kx = (np.fft.fftfreq(n, step) for n, step in zip(shape, sampling, strict=True))
+    return np.hypot(ky[:, None], kx[None, :]) < 0.5 / max(sampling)
+
+
 def copy_frequencies(source: Any, target: Any) -> None:
     """Copy the lowest frequencies that both transforms hold from `source` to `target`.
 

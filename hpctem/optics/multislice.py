@@ -17,7 +17,7 @@ import numpy as np
 from hpctem.backend import Backend
 from hpctem.errors import ConfigError
 from hpctem.optics.electron import interaction_constant, wavelength
-from hpctem.optics.grid import Grid, antialias_aperture, copy_frequencies
+from hpctem.optics.grid import Grid, antialias_aperture, copy_frequencies, nyquist_circle
 from hpctem.optics.passage import Path, fresnel_factors, passage_for
 from hpctem.optics.potential import Atomic, check_positions, make_channels, slice_of
 from hpctem.optics.scattering_factors import scattering_factor
@@ -175,7 +175,9 @@ def exit_waves(
         ),
         backend,
     )
-    circle = None if shape == grid.shape else backend.asarray(_circle(grid, shape))
+    circle = None
+    if shape != grid.shape:
+        circle = backend.asarray(nyquist_circle(shape, grid.extent).astype(np.float32))
     occupied = np.arange(slices.count)
     if not finite:
         occupied = np.unique(slice_of(positions[..., 2], slices.thickness, slices.count))
@@ -190,13 +192,6 @@ def exit_waves(
             out *= circle
         backend.ifft2(out, out=out, scaled=False)
     return waves
-
-
-def _circle(grid: Grid, shape: tuple[int, int]) -> np.ndarray:
-    """Frequencies of the coarser `shape` inside its own Nyquist circle, float32 0 or 1."""
-    ky, kx = (np.fft.fftfreq(n, length / n) for n, length in zip(shape, grid.extent, strict=True))
-    nyquist = 0.5 / max(length / n for n, length in zip(shape, grid.extent, strict=True))
-    return (np.hypot(ky[:, None], kx[None, :]) < nyquist).astype(np.float32)
 
 
 def propagate_waves(
