@@ -53,16 +53,7 @@ def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
 @commands.command()
 @click.argument("config", type=CONFIG)
 @campaign_options
-def simulate(
-    config: Path,
-    output: Path | None,
-    limit: int | None,
-    volume: tuple[int, int] | None,
-    device: str,
-    fft: str,
-    writer: str,
-    repair: bool,
-) -> None:
+def simulate(config: Path, **options: Any) -> None:
     """Fill the database of a campaign, on one process or under mpirun or srun.
 
     Run the same command again after any interruption: what was committed stays, the rest is
@@ -77,24 +68,14 @@ def simulate(
       hpctem simulate campaign.yaml --volume 3/8
       hpctem simulate campaign.yaml -o gold.hdf5 --repair
     """
-    _fill(None, config, output, limit, (device, fft, writer, volume, repair))
+    _fill(None, config, **options)
 
 
 @commands.command()
 @click.argument("parent", type=DATABASE)
 @click.argument("config", type=CONFIG)
 @campaign_options
-def image(
-    parent: Path,
-    config: Path,
-    output: Path | None,
-    limit: int | None,
-    volume: tuple[int, int] | None,
-    device: str,
-    fft: str,
-    writer: str,
-    repair: bool,
-) -> None:
+def image(parent: Path, config: Path, **options: Any) -> None:
     """Form new images from the exit waves that a database holds, without simulating again.
 
     PARENT was simulated with 'storage: {exit_waves: true}'. CONFIG is a campaign file with the same
@@ -107,11 +88,11 @@ def image(
       mpirun -n 2 hpctem image gold.hdf5 aberrated.yaml -o aberrated.hdf5 --limit 8
       hpctem image gold.v3of8.hdf5 aberrated.yaml --volume 3/8
     """
-    _fill(parent, config, output, limit, (device, fft, writer, volume, repair))
+    _fill(parent, config, **options)
 
 
 def _fill(
-    parent: Path | None, config: Path, output: Path | None, limit: int | None, options: Any
+    parent: Path | None, config: Path, output: Path | None, limit: int | None, **options: Any
 ) -> None:
     """Fill a database from a campaign file, with the waves of `parent` where there is one."""
 
@@ -131,7 +112,7 @@ def _fill(
         fill = partial(simulate, campaign) if parent is None else partial(image, campaign, parent)
         path, summary = fill(
             output or Path(f"{campaign.config.campaign.name}.hdf5"),
-            Options(*options),
+            Options(**options),
             communicator,
             stop,
             display,
