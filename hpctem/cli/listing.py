@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from hpctem.aligned import align_columns
 from hpctem.collection.collection import Collection
 from hpctem.collection.columns import Column
 from hpctem.errors import ConfigError
@@ -40,16 +41,10 @@ def write_table(collection: Collection, names: Sequence[str], stream: TextIO) ->
         [name, f"[{c.units}]" if c.units else ""] for name, c in zip(names, columns, strict=True)
     ]
     lines = [[_show(value) for value in row] for part in _parts(collection, names) for row in part]
-    shown = [*zip(*heads, strict=True), *lines]
-    widths = [max(len(line[place]) for line in shown) for place in range(len(names))]
-    for number, line in enumerate(shown):
-        if number == 1 and not any(line):
-            continue
-        cells = [
-            text.rjust(width) if column.numeric else text.ljust(width)
-            for text, width, column in zip(line, widths, columns, strict=True)
-        ]
-        stream.write("  ".join(cells).rstrip() + "\n")
+    head, units = zip(*heads, strict=True)
+    left = [place for place, column in enumerate(columns) if not column.numeric]
+    for line in align_columns([head, *([units] if any(units) else []), *lines], left):
+        stream.write(f"{line}\n")
 
 
 def write_csv(collection: Collection, names: Sequence[str], stream: TextIO) -> None:

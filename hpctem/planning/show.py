@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hpctem.aligned import align_columns
 from hpctem.calibration.calibrate import Calibration, average_calibrations
 from hpctem.database.create import gib
 from hpctem.parallel import describe_duration
@@ -17,14 +18,7 @@ MOST_RANKS = 16
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned, the first to the left, numbers to the right."""
-    table = [list(head), *map(list, rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = []
-    for row in table:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join(align_columns([head, *rows], left=(0,)))
 
 
 def format_plan(plan: Plan) -> str:

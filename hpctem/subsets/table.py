@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 
+from hpctem.aligned import align_columns
 from hpctem.subsets.request import STRUCTURE
 from hpctem.subsets.subset import VALIDATION, Piece, Subset
 
@@ -39,14 +40,7 @@ def format_subset(subset: Subset) -> str:
             table.append(numbers + _show_strata(piece, names, bool(letters)))
     lines = _tell_source(subset)
     lines += [f"{letter}: {name}" for letter, name in zip(letters, names, strict=False)]
-    widths = [max(len(row[place]) for row in table) for place in range(len(head))]
-    left = (1,) if divided else ()
-    for row in table[: MOST_LINES + 1]:
-        cells = [
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines += align_columns(table, left=(1,) if divided else ())[: MOST_LINES + 1]
     if len(table) > MOST_LINES + 1:
         lines.append(f"and {len(table) - MOST_LINES - 1} more lines; the file holds all of them")
     return "\n".join(lines)

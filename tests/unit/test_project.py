@@ -18,7 +18,8 @@ HPCTEM = Path(sys.executable).with_name("hpctem")
 
 # Data flows down this list: a module imports its own package and what stands before it.
 FLOW = (
-    *("errors", "units", "sampling", "marked_yaml", "distributions", "sections", "config"),
+    *("errors", "units", "aligned"),
+    *("sampling", "marked_yaml", "distributions", "sections", "config"),
     *("processor", "compiling", "backend"),
     *("structures", "optics", "detection", "labels", "report"),
     *(
