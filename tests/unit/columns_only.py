@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,12 +135,10 @@ def make_database(
             Stack("/entry/labels/instances", axes),
         ),
     )
-    asked = 0
+    asked = itertools.count(1)
 
     def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return stop_after is not None and asked > stop_after
+        return stop_after is not None and next(asked) > stop_after
 
     compute = Reduced(Draw(seed, tuple(bad)), frozenset(item.path for item in fields))
     fill(path, layout, {"seed": str(seed)}, compute, stop=stop)

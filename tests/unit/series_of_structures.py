@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +94,10 @@ def make_series(
             Stack("/entry/labels/instances", axes),
         ),
     )
-    asked = 0
+    asked = itertools.count(1)
 
     def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return stop_after is not None and asked > stop_after
+        return stop_after is not None and next(asked) > stop_after
 
     fill(path, layout, {"seed": str(seed), "code": code}, Draw(seed, bad), stop=stop)
     return path

@@ -8,13 +8,13 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "mpi"))
 
+from dying import run_and_die
 from synthetic import Compute, lay_out
 
 from hpctem.database.fill import fill
@@ -30,47 +30,11 @@ LAYOUT = lay_out(4, 2)
 IDENTITY = {"seed": "7"}
 COMPUTE = Compute(bad=(1,))
 KEY = plan_key(write_plan(LAYOUT, IDENTITY))
-CALLS = (
-    "open",
-    "write",
-    "pwrite",
-    "ftruncate",
-    "rename",
-    "replace",
-    "unlink",
-    "fsync",
-    "fdatasync",
-    "mkdir",
-)
 
 
-def run_and_die(path: Path, at: int) -> bool:
-    """Fill in a forked process that kills itself before its call number `at`; True if it died."""
-    child = os.fork()
-    if child == 0:
-        try:
-            made = 0
-
-            def dying(call):
-                def counted(*arguments, **options):
-                    nonlocal made
-                    made += 1
-                    if made == at:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return call(*arguments, **options)
-
-                return counted
-
-            for name in CALLS:
-                setattr(os, name, dying(getattr(os, name)))
-            fill(path, LAYOUT, IDENTITY, COMPUTE)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+def fill_and_die(path: Path, at: int) -> bool:
+    """Fill in a process that dies before its call number `at`; True if it did."""
+    return run_and_die(lambda: fill(path, LAYOUT, IDENTITY, COMPUTE), at)
 
 
 def digest(path: Path) -> str:
@@ -99,7 +63,7 @@ def test_death_before_every_system_call(memory):
     while True:
         at += 1
         path = memory / f"{at}.hdf5"
-        died = run_and_die(path, at)
+        died = fill_and_die(path, at)
         if not died:
             break
         for again in (3, 11, 29, 47):  # deaths of the jobs that resume
@@ -107,9 +71,9 @@ def test_death_before_every_system_call(memory):
             marked += (journal_folder(path) / MARKER).exists()
             if path.exists():
                 assert not verify(path).damaged
-            run_and_die(path, again)
+            fill_and_die(path, again)
             assert known.items() <= commits(path).items(), "a committed segment is lost"
-        assert not run_and_die(path, 0)
+        assert not fill_and_die(path, 0)
         assert digest(path) == expected, f"other bytes after a death before call {at}"
         assert (journal_folder(path) / MARKER).exists() and verify(path).intact
         path.unlink()

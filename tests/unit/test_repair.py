@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "mpi"))
 
+from dying import run_and_die
 from launching import sha256
 from synthetic import IMAGES, Compute, lay_out
 
@@ -36,7 +35,6 @@ LAYOUT = lay_out(8, 2, size=8)
 IDENTITY = {"seed": "7"}
 COMPUTE = Compute(size=8, bad=(3,))
 PLAN = write_plan(LAYOUT, IDENTITY)
-CALLS = ("open", "write", "pwrite", "ftruncate", "rename", "replace", "unlink", "fsync")
 
 
 class Recorder:
@@ -363,32 +361,8 @@ def test_repair_needs_a_database_and_its_own_journals(copy: Path, memory: Path) 
 
 
 def repair_and_die(path: Path, at: int) -> bool:
-    """Repair in a forked process that kills itself before its call number `at`; whether it did."""
-    child = os.fork()
-    if child == 0:
-        try:
-            made = 0
-
-            def dying(call):
-                def counted(*arguments, **options):
-                    nonlocal made
-                    made += 1
-                    if made == at:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return call(*arguments, **options)
-
-                return counted
-
-            for name in CALLS:
-                setattr(os, name, dying(getattr(os, name)))
-            repair(path)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+    """Repair in a process that dies before its call number `at`; True if it did."""
+    return run_and_die(lambda: repair(path), at)
 
 
 def test_death_before_every_system_call_of_a_repair(copy: Path, whole: Path, memory: Path) -> None:
