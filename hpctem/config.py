@@ -13,17 +13,8 @@ from pydantic import ValidationError
 
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import MarkedYaml
-from hpctem.sections import (
-    ELEMENT,
-    Campaign,
-    Imaging,
-    Labels,
-    Section,
-    Simulation,
-    Storage,
-    Structure,
-    nearest,
-)
+from hpctem.sections.common import ELEMENT, Campaign, Section, nearest
+from hpctem.sections.hrtem import Imaging, Labels, Simulation, Storage, Structure
 
 
 class Config(Section):

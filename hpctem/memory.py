@@ -10,7 +10,7 @@ from hpctem.backend import Backend
 from hpctem.config import Config
 from hpctem.database.create import gib
 from hpctem.database.schema import Layout
-from hpctem.grids import Grids
+from hpctem.hrtem.grids import Grids
 from hpctem.optics.multislice import GPU_BATCH
 from hpctem.structures import recipes
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from hpctem import tables
-from hpctem.campaign import StoredWaves
 from hpctem.campaign_file import CampaignFile, limit_structures
 from hpctem.config import Config
 from hpctem.database.fill import Summary
@@ -33,7 +32,8 @@ from hpctem.database.schema import (
     volume_path,
 )
 from hpctem.errors import ConfigError, DatabaseError, SampleError
-from hpctem.grids import choose_grids
+from hpctem.hrtem.campaign import StoredWaves
+from hpctem.hrtem.grids import choose_grids
 from hpctem.parallel import Communicator, Progress
 from hpctem.simulate import Options, Parent, choose_structures, simulate
 

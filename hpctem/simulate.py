@@ -15,7 +15,6 @@ import numpy as np
 import hpctem
 from hpctem import tables
 from hpctem.backend import select_backend
-from hpctem.campaign import StoredWaves, compute_structure
 from hpctem.campaign_file import CampaignFile, reopen_campaign
 from hpctem.config import Config
 from hpctem.database.fill import Summary, fill
@@ -27,8 +26,9 @@ from hpctem.database.repair import find_marker
 from hpctem.database.schema import ATOMS_DIGEST, Layout, volume_path, volume_range
 from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
-from hpctem.experiment import Experiment
-from hpctem.grids import choose_grids
+from hpctem.hrtem.campaign import StoredWaves, compute_structure
+from hpctem.hrtem.experiment import Experiment
+from hpctem.hrtem.grids import choose_grids
 from hpctem.memory import find_shortage
 from hpctem.optics.grid import Grid
 from hpctem.optics.scattering_factors import check_elements

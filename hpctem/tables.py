@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from hpctem.conditions import CONDITION_COLUMNS
 from hpctem.config import Config
 from hpctem.database.schema import (
     ATOMS_DIGEST,
@@ -17,7 +16,8 @@ from hpctem.database.schema import (
     choose_structures_per_segment,
 )
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW
-from hpctem.grids import Grids
+from hpctem.hrtem.conditions import CONDITION_COLUMNS
+from hpctem.hrtem.grids import Grids
 from hpctem.structures import recipes
 from hpctem.structures.columns import (
     PARTICLE_COLUMNS,

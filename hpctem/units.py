@@ -1,6 +1,7 @@
 """Quantities as a person writes them, `-40 nm` or `400 e/A^2`, in the units computed with.
 
-Internally lengths are angstrom, energies eV, angles radian, doses electrons per square angstrom.
+Internally lengths are angstrom, energies eV, angles radian, doses electrons per square angstrom,
+currents pA, times microseconds, speeds angstrom per second.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ UNITS: dict[str, dict[str, float]] = {
     "angle": {"rad": 1.0, "mrad": 1e-3, "deg": math.pi / 180.0},
     "dose": {"e/A^2": 1.0, "e/nm^2": 1e-2},
     "number density": {"/A^3": 1.0, "/nm^3": 1e-3},
+    "current": {"pA": 1.0, "nA": 1e3},
+    "time": {"us": 1.0, "ns": 1e-3, "ms": 1e3, "s": 1e6},
+    "speed": {"A/s": 1.0, "nm/s": 10.0, "nm/min": 10.0 / 60.0, "pm/s": 1e-2},
 }
 _SPELLINGS = {
     "\u00c5": "A",
@@ -24,6 +28,8 @@ _SPELLINGS = {
     "µm": "um",
     "μm": "um",
     "micron": "um",
+    "µs": "us",
+    "μs": "us",
     "kV": "keV",
     "°": "deg",
     "degree": "deg",

@@ -33,7 +33,7 @@ from hpctem.calibration.workload import Work, average_work
 from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import Layout
 from hpctem.errors import SampleError
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.simulate import lay_out
 

@@ -1,7 +1,7 @@
 """Time every step of a campaign on this machine, as its ranks compute it.
 
-The functions of `hpctem.campaign` are called in the order in which the main job calls them. Of the
-phonon configurations two batches are computed and stand for the others: the first pays for what is
+The functions of `hpctem.hrtem.campaign` are called in the order in which the main job calls them.
+Of the phonon configurations two batches are computed and stand for the others: the first pays for what is
 made once for a structure, the second for itself.
 """
 
@@ -23,16 +23,6 @@ import numpy as np
 from hpctem import tables
 from hpctem.backend import Backend
 from hpctem.calibration.workload import Work, describe_structure
-from hpctem.campaign import (
-    Rows,
-    displace_atoms,
-    exit_waves_of,
-    label_particles,
-    record_image,
-    tabulate_image,
-    tabulate_structure,
-)
-from hpctem.conditions import DrawConditions
 from hpctem.database.create import create
 from hpctem.database.digest import digest_rows, digest_segment
 from hpctem.database.finish import find_bad_rows
@@ -43,7 +33,17 @@ from hpctem.database.segment import StructureRows, empty_block, place_rows
 from hpctem.database.writer import open_writer, read_offsets
 from hpctem.detection.filters import integrate_pixels
 from hpctem.errors import SampleError
-from hpctem.experiment import Experiment, set_optics
+from hpctem.hrtem.campaign import (
+    Rows,
+    displace_atoms,
+    exit_waves_of,
+    label_particles,
+    record_image,
+    tabulate_image,
+    tabulate_structure,
+)
+from hpctem.hrtem.conditions import DrawConditions
+from hpctem.hrtem.experiment import Experiment, set_optics
 from hpctem.optics.multislice import GPU_BATCH
 from hpctem.optics.transfer import form_images
 from hpctem.parallel import Communicator

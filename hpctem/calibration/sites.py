@@ -16,7 +16,7 @@ from hpctem.calibration.machine import Machine
 from hpctem.calibration.measure import Storage
 from hpctem.calibration.workload import Passage, Work
 from hpctem.errors import ConfigError, MachineError
-from hpctem.sections import nearest
+from hpctem.sections.common import nearest
 
 FORMAT = "hpctem-calibration-1"
 SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

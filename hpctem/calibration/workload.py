@@ -14,11 +14,11 @@ from functools import lru_cache
 import numpy as np
 
 from hpctem.calibration.transforms import Shape
-from hpctem.conditions import DrawConditions
 from hpctem.database.schema import Layout
 from hpctem.errors import SampleError
-from hpctem.experiment import Experiment, set_optics
-from hpctem.grids import Grids
+from hpctem.hrtem.conditions import DrawConditions
+from hpctem.hrtem.experiment import Experiment, set_optics
+from hpctem.hrtem.grids import Grids
 from hpctem.memory import DEPTH_FUNCTIONS
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid, antialias_aperture

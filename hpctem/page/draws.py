@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hpctem.conditions import translate_aberrations
 from hpctem.config import Config
 from hpctem.database.reader import Database
+from hpctem.hrtem.conditions import translate_aberrations
 from hpctem.page.settings import Setting
 from hpctem.sampling import LEVELS, Distribution
-from hpctem.sections import Particles
+from hpctem.sections.hrtem import Particles
 
 # Key of the campaign file -> table and column that hold what was drawn.
 COLUMNS = {

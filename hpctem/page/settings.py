@@ -11,7 +11,7 @@ from hpctem.config import Config
 from hpctem.distributions import Drawn, Quantity
 from hpctem.report import choose_unit
 from hpctem.sampling import Distribution
-from hpctem.sections import Section
+from hpctem.sections.common import Section
 from hpctem.units import UNITS, internal_unit
 
 

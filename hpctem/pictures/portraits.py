@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from hpctem import tables
-from hpctem.conditions import COEFFICIENTS
 from hpctem.database.reader import Database
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import ConfigError
+from hpctem.hrtem.conditions import COEFFICIENTS
 from hpctem.pictures.spectra import power_spectrum, whole_spectrum
 from hpctem.report import (
     LETTER_INCHES,

@@ -15,12 +15,12 @@ import numpy as np
 
 from hpctem import tables
 from hpctem.backend import select_backend
-from hpctem.campaign import compute_images
 from hpctem.config import Config
 from hpctem.database.reader import Database, open_database
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import SampleError
-from hpctem.experiment import Experiment
+from hpctem.hrtem.campaign import compute_images
+from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator, share_cyclically
 from hpctem.report import contact_sheet
 

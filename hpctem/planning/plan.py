@@ -13,7 +13,7 @@ from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import Estimate
 from hpctem.database.create import gib
 from hpctem.database.schema import Layout
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.memory import estimate_memory
 from hpctem.parallel import describe_duration
 from hpctem.planning.disk import (

@@ -26,7 +26,7 @@ from hpctem.calibration.workload import describe_work
 from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import volume_range
 from hpctem.errors import ConfigError
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.planning.plan import Limits, Plan, plan_campaign
 from hpctem.simulate import check_campaign, identify, lay_out

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from hpctem import sections as configs
 from hpctem.errors import ConfigError, SampleError
 from hpctem.sampling import Distribution, Streams
+from hpctem.sections import hrtem as configs
 from hpctem.structures import amorphous, defects, lattices, scenes, tiles, transforms, volumes
 from hpctem.structures.lattices import Crystal
 from hpctem.structures.scenes import Sphere, Structure

@@ -19,7 +19,7 @@ from hpctem.campaign_file import read_campaign
 from hpctem.database.fill import Summary, fill
 from hpctem.database.schema import Field, Layout
 from hpctem.database.segment import StructureRows, quarantine
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.simulate import identify, lay_out
 
 CAMPAIGN = """\

@@ -42,7 +42,7 @@ from hpctem.database.journal import (
 )
 from hpctem.database.plan import plan_key, write_plan
 from hpctem.database.schema import Field, Layout, volume_range
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.planning.schedule import Pace, schedule
 from hpctem.planning.show import format_table
 from hpctem.simulate import lay_out

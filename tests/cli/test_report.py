@@ -18,10 +18,10 @@ import pytest
 from matplotlib.image import imread
 
 from hpctem.campaign_file import read_campaign
-from hpctem.conditions import DrawConditions
 from hpctem.database.journal import journal_folder
 from hpctem.database.pace import PACE
 from hpctem.database.reader import open_database
+from hpctem.hrtem.conditions import DrawConditions
 from hpctem.page.document import survey_databases, write_campaign, write_page, write_report
 from hpctem.page.draws import read_draws
 from hpctem.page.settings import list_settings

@@ -29,10 +29,10 @@ from hpctem.calibration.transforms import (
     transform_seconds,
 )
 from hpctem.calibration.workload import Passage, describe_structure, describe_work
-from hpctem.campaign import compute_structure
 from hpctem.campaign_file import CampaignFile, read_campaign
 from hpctem.errors import ConfigError, SampleError
-from hpctem.experiment import Experiment
+from hpctem.hrtem.campaign import compute_structure
+from hpctem.hrtem.experiment import Experiment
 from hpctem.optics import passes
 from hpctem.parallel import Communicator
 from hpctem.planning import prepare

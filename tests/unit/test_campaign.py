@@ -10,12 +10,12 @@ import pytest
 
 from hpctem import tables
 from hpctem.backend import select_backend
-from hpctem.campaign import compute_images, compute_structure, image_wave
-from hpctem.conditions import DrawConditions
 from hpctem.config import check_config
 from hpctem.detection.filters import MEDIAN_VIEW, apply_view, filter_median
 from hpctem.errors import ConfigError
-from hpctem.experiment import Experiment
+from hpctem.hrtem.campaign import compute_images, compute_structure, image_wave
+from hpctem.hrtem.conditions import DrawConditions
+from hpctem.hrtem.experiment import Experiment
 from hpctem.marked_yaml import parse_yaml
 
 SMALL = (Path(__file__).parents[1] / "small.yaml").read_text()
@@ -97,7 +97,7 @@ def test_the_view_is_recorded_and_applied_on_reading(rows: dict[str, np.ndarray]
 
 def test_counts_are_poisson_of_the_noise_free_image() -> None:
     """From the stored wave: (counts - expected)^2 / expected averages to 1."""
-    from hpctem.experiment import set_optics
+    from hpctem.hrtem.experiment import set_optics
     from hpctem.optics.transfer import form_images
 
     here = experiment(UNCROPPED)
@@ -173,7 +173,7 @@ def test_coarse_pixels_average_the_intensity_and_lose_no_beams() -> None:
     """0.5 A pixels: the wave keeps its band, the counts are those of the pixel's area."""
     from scipy.ndimage import convolve1d
 
-    from hpctem.experiment import set_optics
+    from hpctem.hrtem.experiment import set_optics
     from hpctem.optics.transfer import form_images
 
     dose = ("[400 e/A^2, 1600 e/A^2]", "[20000 e/A^2, 100000 e/A^2]")

@@ -17,12 +17,12 @@ from pydantic.fields import FieldInfo
 from hpctem import sections
 from hpctem.campaign_file import read_campaign
 from hpctem.cli import commands
-from hpctem.conditions import translate_aberrations
 from hpctem.config import schema
 from hpctem.distributions import Drawn, Quantity
+from hpctem.hrtem.conditions import translate_aberrations
 from hpctem.marked_yaml import parse_yaml
 from hpctem.sampling import LEVELS, Distribution
-from hpctem.sections import NOTATIONS, Section
+from hpctem.sections.common import NOTATIONS, Section
 from hpctem.simulate import check_campaign
 from hpctem.structures.amorphous import amorphous
 from hpctem.units import UNITS, parse_quantity

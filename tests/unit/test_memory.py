@@ -13,7 +13,7 @@ import pytest
 from hpctem import memory
 from hpctem.backend import Backend, select_backend
 from hpctem.campaign_file import read_campaign
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.optics import passage_cpu
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves

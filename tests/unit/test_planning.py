@@ -19,7 +19,7 @@ from hpctem.calibration.workload import describe_work
 from hpctem.campaign_file import read_campaign
 from hpctem.database.create import create
 from hpctem.database.schema import Field, Layout, volume_range
-from hpctem.experiment import Experiment
+from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.planning import disk, plan
 from hpctem.planning.plan import Limits, Plan, Space, plan_campaign

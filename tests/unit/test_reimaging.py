@@ -14,15 +14,15 @@ import pytest
 
 from hpctem import tables
 from hpctem.backend import select_backend
-from hpctem.campaign import StoredWaves, coarsen_waves, compute_structure
 from hpctem.campaign_file import CampaignFile, read_campaign
 from hpctem.database.fill import Summary
 from hpctem.database.reader import open_database
 from hpctem.database.verify import verify
 from hpctem.database.writer import read_offsets
 from hpctem.errors import ConfigError, DatabaseError
-from hpctem.experiment import Experiment
-from hpctem.grids import choose_grids
+from hpctem.hrtem.campaign import StoredWaves, coarsen_waves, compute_structure
+from hpctem.hrtem.experiment import Experiment
+from hpctem.hrtem.grids import choose_grids
 from hpctem.parallel import Communicator
 from hpctem.reimaging import SHARED, image
 from hpctem.simulate import Options, simulate

@@ -16,13 +16,13 @@ import numpy as np
 
 from hpctem import labels, tables
 from hpctem.backend import Backend
-from hpctem.conditions import CONDITION_COLUMNS, DrawConditions
 from hpctem.database.schema import ATOMS_DIGEST
 from hpctem.detection.detector import detect
 from hpctem.detection.filters import crop, draw_crop, filter_median, integrate_pixels
 from hpctem.errors import DatabaseError, SampleError
-from hpctem.experiment import Experiment, set_detector, set_optics
-from hpctem.grids import Grids
+from hpctem.hrtem.conditions import CONDITION_COLUMNS, DrawConditions
+from hpctem.hrtem.experiment import Experiment, set_detector, set_optics
+from hpctem.hrtem.grids import Grids
 from hpctem.optics.electron import interaction_constant, wavelength
 from hpctem.optics.grid import Grid, copy_frequencies, nyquist_circle
 from hpctem.optics.multislice import exit_waves, plan_slices

@@ -8,16 +8,16 @@ from functools import cached_property
 import numpy as np
 
 from hpctem.backend import Backend
-from hpctem.conditions import COEFFICIENTS
 from hpctem.config import Config
 from hpctem.detection.detector import Detector
 from hpctem.detection.mtf import MTF, ParametricMTF, TabulatedMTF
-from hpctem.grids import Grids, choose_grids
+from hpctem.hrtem.conditions import COEFFICIENTS
+from hpctem.hrtem.grids import Grids, choose_grids
 from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.multislice import Multislice
 from hpctem.optics.transfer import Imaging
 from hpctem.sampling import Streams
-from hpctem.sections import MeasuredMtf
+from hpctem.sections.common import MeasuredMtf
 from hpctem.structures import phonons, recipes
 from hpctem.structures.scenes import Structure
 

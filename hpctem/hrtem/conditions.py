@@ -15,7 +15,7 @@ import numpy as np
 from hpctem.config import Config
 from hpctem.optics.aberrations import Aberrations, from_haider, from_power_notation
 from hpctem.sampling import LEVELS, Distribution, Streams
-from hpctem.sections import ParametricMtf
+from hpctem.sections.common import ParametricMtf
 from hpctem.structures.scenes import Column
 
 # Every aberration and its azimuth has a column; C10 is the defocus with the other sign.

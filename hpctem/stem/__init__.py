@@ -1,0 +1,1 @@
+"""Scanning TEM: what one campaign means, from the draw of a structure to its stored rows."""
