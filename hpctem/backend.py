@@ -110,6 +110,26 @@ class Backend:
         """Inverse of `fft2` (shapes and dtypes alike); without the 1/(ny nx) if not `scaled`."""
         return self._transform(a, out, forward=False, scaled=scaled)
 
+    def rfft2(self, a: Any) -> Any:
+        """Transform of a real field, `fft2` without the columns that follow by symmetry.
+
+        `a`: float32 or float64 (ny, nx). Returns a new complex64 or complex128 array
+        (ny, nx // 2 + 1).
+        """
+        if a.dtype not in (np.float32, np.float64) or a.ndim != 2:
+            raise TypeError(f"rfft2 takes one float32 or float64 plane, not {a.ndim}-D {a.dtype}")
+        return _real_forward(self.fft_provider, a)
+
+    def irfft2(self, a: Any, shape: tuple[int, int], scaled: bool = True) -> Any:
+        """Inverse of `rfft2` to a plane of `shape` (ny, nx); without 1/(ny nx) if not `scaled`.
+
+        `a`: complex64 or complex128 (ny, nx // 2 + 1), which may be overwritten. Returns a new
+        float32 or float64 array.
+        """
+        if a.dtype not in (np.complex64, np.complex128) or a.shape != (shape[0], shape[1] // 2 + 1):
+            raise TypeError(f"irfft2 to {shape} takes no {a.dtype} {a.shape}")
+        return _real_inverse(self.fft_provider, a, shape, "backward" if scaled else "forward")
+
     def _transform(self, a: Any, out: Any, forward: bool, scaled: bool) -> Any:
         if a.dtype not in (np.complex64, np.complex128):
             raise TypeError(f"fft2 and ifft2 take complex64 or complex128, not {a.dtype}")
@@ -206,6 +226,57 @@ def _scipy_plane(_: dict, source: np.ndarray, out: np.ndarray, forward: bool, sc
 _CPU_TRANSFORMS = {"mkl_fft": _mkl_plane, "pyfftw": _fftw_plane, "scipy": _scipy_plane}
 
 
+def _real_forward(provider: str, a: Any) -> Any:
+    if provider == "mkl_fft":
+        import mkl_fft
+
+        return mkl_fft.rfft2(a)
+    if provider == "pyfftw":
+        return _fftw_real(a, a.shape, forward=True)
+    if provider == "cufft":
+        from cupyx.scipy import fft as gpu
+
+        return gpu.rfft2(a)
+    from scipy import fft
+
+    return fft.rfft2(a, workers=1)
+
+
+def _real_inverse(provider: str, a: Any, shape: tuple[int, int], norm: str) -> Any:
+    if provider == "mkl_fft":
+        import mkl_fft
+
+        return mkl_fft.irfft2(a, s=shape, norm=norm)
+    if provider == "pyfftw":
+        plane = _fftw_real(a, shape, forward=False)
+        return plane * plane.dtype.type(1 / plane.size) if norm == "backward" else plane
+    if provider == "cufft":
+        from cupyx.scipy import fft as gpu
+
+        return gpu.irfft2(a, s=shape, norm=norm)
+    from scipy import fft
+
+    return fft.irfft2(a, s=shape, norm=norm, workers=1)
+
+
+def _fftw_real(a: np.ndarray, shape: tuple[int, int], forward: bool) -> np.ndarray:
+    """Unscaled transform between a real plane of `shape` and its half spectrum, aligned anew."""
+    import pyfftw
+
+    single = a.dtype in (np.float32, np.complex64)
+    plane = pyfftw.empty_aligned(shape, np.float32 if single else np.float64, n=64)
+    half = pyfftw.empty_aligned(
+        (shape[0], shape[1] // 2 + 1), np.complex64 if single else np.complex128, n=64
+    )
+    source, target = (plane, half) if forward else (half, plane)
+    direction = "FFTW_FORWARD" if forward else "FFTW_BACKWARD"
+    flags = ("FFTW_ESTIMATE", "FFTW_DESTROY_INPUT")
+    plan = pyfftw.FFTW(source, target, (0, 1), direction=direction, flags=flags, threads=1)
+    source[...] = a
+    plan.execute()
+    return target
+
+
 def _fft_version(backend: Backend) -> str:
     if backend.name == "cupy":
         from cupy.cuda import cufft  # no attribute of cupy.cuda until somebody has imported it
@@ -229,6 +300,10 @@ def _digest_transforms(backend: Backend) -> str:
         backend.fft2(wave, out=wave)
         digest.update(backend.to_host(wave).tobytes())
         digest.update(backend.to_host(backend.ifft2(wave)).tobytes())
+        plane = backend.asarray((numbers[: ny * nx] * 7919 % 1009 / 1009).astype(np.float32))
+        half = backend.rfft2(plane.reshape(ny, nx))
+        digest.update(backend.to_host(half).tobytes())
+        digest.update(backend.to_host(backend.irfft2(half, (ny, nx))).tobytes())
     return digest.hexdigest()
 
 

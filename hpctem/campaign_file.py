@@ -15,10 +15,8 @@ from typing import Any
 from hpctem.config import Config, check_config, resolved
 from hpctem.database.reader import Database
 from hpctem.errors import ConfigError
+from hpctem.inputs import list_files
 from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
-
-# Keys of the campaign file that name another file.
-INPUT_KEYS = ("structure.particles.crystal.file", "structure.substrate.tile")
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class CampaignFile:
     def description(self) -> dict[str, str]:
         """Every key of the resolved config with its value; files by their content."""
         values = dict(_flatten(resolved(self.config)))
+        for key in self.inputs:  # of a list of files its places stand for themselves
+            values.pop(key.rpartition(".")[0], None)
         return values | {key: f"{f['name']} {f['digest']}" for key, f in self.inputs.items()}
 
     @cached_property
@@ -61,24 +61,21 @@ def read_campaign(path: str | Path, limit: int | None = None) -> CampaignFile:
     """
     path = Path(path)
     document = read_yaml(path)
+    config = check_config(document)
     inputs, located = {}, {}
-    for key, name in _named_files(document):
+    for place, name, keep in list_files(document):
         file = path.parent / name
+        key = ".".join(map(str, place))
         try:
-            content = file.read_bytes()
+            file.open("rb").close()
+            text = keep(file, config)
         except OSError as error:
             reason = f"{file} cannot be read: {error.strerror}"
-            raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            reason = f"{file} is no text file, as the database keeps it; convert it to CIF or XYZ"
-            raise ConfigError(document.error(tuple(key.split(".")), reason)) from None
-        inputs[key] = {
-            "name": file.name,
-            "digest": hashlib.blake2b(content, digest_size=16).hexdigest(),
-            "text": text,
-        }
+            raise ConfigError(document.error(place, reason)) from None
+        except ConfigError as error:
+            raise ConfigError(document.error(place, str(error))) from None
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        inputs[key] = {"name": file.name, "digest": digest, "text": text}
         located[key] = str(file.resolve())
     return CampaignFile(document.text, _locate(document, located, limit), inputs)
 
@@ -99,22 +96,16 @@ def reopen_campaign(database: Database) -> Iterator[CampaignFile]:
         yield CampaignFile(texts["config"], _locate(document, located, None), inputs)
 
 
-def _named_files(document: MarkedYaml) -> Iterator[tuple[str, str]]:
-    for key in INPUT_KEYS:
-        value = document.data
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, str):
-            yield key, value
-
-
 def _locate(document: MarkedYaml, located: Mapping[str, str], limit: int | None) -> Config:
     for key, path in located.items():
         *parents, last = key.split(".")
         section = document.data
         for part in parents:
             section = section[part]
-        section[last] = path
+        if isinstance(section, list):
+            section[int(last)] = path
+        else:
+            section[last] = path
     config = check_config(document)
     return config if limit is None else limit_structures(config, limit)
 

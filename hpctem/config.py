@@ -10,22 +10,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
 
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import MarkedYaml
+from hpctem.sections import hrtem, stem
 from hpctem.sections.common import ELEMENT, Campaign, Section, nearest
-from hpctem.sections.hrtem import Imaging, Labels, Simulation, Storage, Structure
 
 
-class Config(Section):
-    """One campaign."""
+class HrtemConfig(Section):
+    """A campaign of high-resolution TEM."""
 
     campaign: Campaign
-    structure: Structure
-    simulation: Simulation
-    imaging: Imaging
-    labels: Labels = Labels()
-    storage: Storage = Storage()
+    structure: hrtem.Structure
+    simulation: hrtem.Simulation
+    imaging: hrtem.Imaging
+    labels: hrtem.Labels = hrtem.Labels()
+    storage: hrtem.Storage = hrtem.Storage()
 
     @property
     def waves(self) -> int:
@@ -43,22 +44,63 @@ class Config(Section):
         return self.foci * self.imaging.images_per_focus
 
 
+class StemConfig(Section):
+    """A campaign of scanning TEM."""
+
+    campaign: Campaign
+    structure: stem.Structure
+    simulation: stem.Simulation
+    imaging: stem.Imaging
+    labels: stem.Labels = stem.Labels()
+    storage: stem.Storage = stem.Storage()
+
+    @property
+    def foci(self) -> int:
+        """Settings of the probe for one structure."""
+        return self.imaging.foci
+
+    @property
+    def images(self) -> int:
+        """Images of one structure."""
+        return self.foci * self.imaging.images_per_focus
+
+
+Config = HrtemConfig | StemConfig
+MODELS: dict[str, type[HrtemConfig] | type[StemConfig]] = {
+    "hrtem": HrtemConfig,
+    "stem": StemConfig,
+}
+
+
 def check_config(document: MarkedYaml) -> Config:
     """The config of a parsed document; raises ConfigError with every mistake and its line."""
     if not isinstance(document.data, dict):
         raise ConfigError(document.error((), "a campaign file is a mapping of sections"))
+    model = _choose_model(document)
     try:
-        return Config.model_validate(document.data)
+        return model.model_validate(document.data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(e, document) for e in error.errors())) from None
+        messages = (_describe(e, document, model) for e in error.errors())
+        raise ConfigError("\n".join(messages)) from None
 
 
-def _describe(error: Any, document: MarkedYaml) -> str:
+def _choose_model(document: MarkedYaml) -> type[HrtemConfig] | type[StemConfig]:
+    """The model of the technique that the file names; HRTEM where it names none."""
+    campaign = document.data.get("campaign")
+    technique = campaign.get("technique", "hrtem") if isinstance(campaign, dict) else "hrtem"
+    if not isinstance(technique, str) or technique not in MODELS:
+        path = ("campaign", "technique")
+        known = " or ".join(map(repr, MODELS))
+        raise ConfigError(document.error(path, f"{technique!r} is no technique: {known}"))
+    return MODELS[technique]
+
+
+def _describe(error: Any, document: MarkedYaml, top: type[Section]) -> str:
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     # Pydantic puts the members of unions into the path; only keys of the file can be shown.
     path = tuple(p for p in error["loc"] if not str(p).startswith(("~", "[")) and p != "literal")
     if kind == "extra_forbidden":
-        return document.error(path, f"unknown key{nearest(str(path[-1]), _keys(path[:-1]))}")
+        return document.error(path, f"unknown key{nearest(str(path[-1]), _keys(top, path[:-1]))}")
     if kind == "missing" and isinstance(path[-1], int):
         return document.error(path[:-1], f"{path[-1] + 1} or more values are needed here")
     if kind == "missing":
@@ -80,10 +122,12 @@ def _got(error: Any) -> str:
     return repr(error["input"])[:60]
 
 
-def _keys(path: tuple[str | int, ...]) -> list[str]:
+def _keys(top: type[Section], path: tuple[str | int, ...]) -> list[str]:
     """The keys that the section at a path knows."""
-    model: Any = Config
+    model: Any = top
     for part in path:
+        if part not in model.model_fields:  # the place in a list of sections, or a section's name
+            continue
         found = list(_sections_in(model.model_fields[part].annotation))
         if not found:
             return []
@@ -106,9 +150,16 @@ def resolved(config: Config) -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of the campaign file, for editors that check while one types."""
-    described = Config.model_json_schema()
+    references, described = models_json_schema([(m, "validation") for m in MODELS.values()])
     _finish_keys(described)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
+    named = {"properties": {"technique": {"const": "stem"}}, "required": ["technique"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "if": {"properties": {"campaign": named}},
+        "then": references[StemConfig, "validation"],
+        "else": references[HrtemConfig, "validation"],
+        **described,
+    }
 
 
 def _finish_keys(node: Any) -> None:
@@ -131,6 +182,9 @@ def _finish_key(key: dict[str, Any]) -> None:
     default = key.get("default")
     if isinstance(default, dict) and default.get("kind") == "choice":
         key["default"] = {"choice": list(default["values"])}
+    elif isinstance(default, dict) and default.get("kind") == "uniform":
+        limits = [f"{value:g} {unit}".strip() for value in default["parameters"]]
+        key["default"] = {"uniform": limits}
     elif isinstance(default, dict) and "kind" in default:
         default = default["values"][0]
     if isinstance(default, int | float) and not isinstance(default, bool):

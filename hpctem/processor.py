@@ -32,6 +32,7 @@ COMPILED = (
     "optics/line_transforms.py",
     "optics/panels.py",
     "optics/passes.py",
+    "optics/probe_passage_cpu.py",
     "optics/spreading_cpu.py",
     "structures/amorphous.py",
 )

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hpctem import tables
 from hpctem.campaign_file import CampaignFile, limit_structures
 from hpctem.config import Config
 from hpctem.database.fill import Summary
@@ -34,6 +33,7 @@ from hpctem.database.schema import (
 from hpctem.errors import ConfigError, DatabaseError, SampleError
 from hpctem.hrtem.campaign import StoredWaves
 from hpctem.hrtem.grids import choose_grids
+from hpctem.hrtem.tables import EXIT_WAVES
 from hpctem.parallel import Communicator, Progress
 from hpctem.simulate import Options, Parent, choose_structures, simulate
 
@@ -83,7 +83,7 @@ def open_parent(
     """
     require_intact_outside(path)
     with open_database(path) as database:
-        if tables.EXIT_WAVES not in {item.path for item in database.layout.fields}:
+        if EXIT_WAVES not in {item.path for item in database.layout.fields}:
             raise DatabaseError(
                 f"{path} holds no exit waves: simulate it with 'storage: {{exit_waves: true}}'"
             )
@@ -147,7 +147,7 @@ class ReadWaves:
         if block[STATUS_PATH][0] == QUARANTINED:
             reason = bytes(block[ERROR_PATH][0]).rstrip(b"\0").decode("utf-8", "replace")
             raise SampleError(f"quarantined in the parent: {reason}")
-        return StoredWaves(block[tables.EXIT_WAVES], block[ATOMS_DIGEST][0].tobytes())
+        return StoredWaves(block[EXIT_WAVES], block[ATOMS_DIGEST][0].tobytes())
 
 
 def _require_same_waves(path: Path, stored: Mapping[str, str], given: Mapping[str, str]) -> None:
@@ -171,7 +171,7 @@ def _differences(path: Path, stored: Mapping[str, str], given: Mapping[str, str]
 
 def _require_grid(path: Path, database: Database, config: Config) -> None:
     """Raise ConfigError when the images need finer exit waves than the parent holds."""
-    ny, nx = database.field(tables.EXIT_WAVES).shape[-2:]
+    ny, nx = database.field(EXIT_WAVES).shape[-2:]
     grids = choose_grids(config)
     if grids.exit[0] <= ny and grids.exit[1] <= nx:
         return

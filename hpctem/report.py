@@ -20,10 +20,13 @@ TILE_INCHES = 2.6
 TILE_QUALITY = 80
 LINE_INCHES = 0.155
 LETTER_INCHES = 0.062
+LEGEND_INCHES, KEY_INCHES = 0.17, 0.32
+KEY_ORDER = 6  # above all that is drawn of images
 THUMBNAIL_INCHES = 0.72
 # Grey values of an image run between these percentiles: a few bright pixels do not darken it.
 DARKEST, BRIGHTEST = 0.5, 99.5
-# One colour per particle, told apart by colour-blind readers (Okabe & Ito 2008), on grey.
+# One colour per particle or kind of defect, told apart by colour-blind readers (Okabe & Ito 2008),
+# on grey; those beyond them are dashed.
 OUTLINES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
 BACKGROUND = "#262626"
 SHOWN_AS = {
@@ -31,6 +34,10 @@ SHOWN_AS = {
     "rad": (1e3, "mrad"),
     "eV": (1e-3, "keV"),
     "electron/angstrom^2": (1.0, "e/Å²"),
+    "angstrom/s": (1.0, "Å/s"),
+    "us": (1.0, "µs"),
+    "pA": (1.0, "pA"),
+    "electron": (1.0, "e"),
 }
 # Lengths in A from each of these on are shown in that unit.
 LENGTHS = ((1e7, 1e-7, "mm"), (1e4, 1e-4, "µm"), (0.0, 0.1, "nm"))
@@ -46,14 +53,16 @@ def contact_sheet(
     path: str | Path,
     title: str = "",
     pixel_sizes: float | Sequence[float] = 0.0,
+    names: Sequence[str] = (),
 ) -> Path:
-    """Draw images side by side, the outline of each particle's mask on them, conditions below.
+    """Draw images side by side, the outlines of their masks on them, conditions below.
 
     images: 1 to 64 arrays (ny, nx), any real dtype, each of any size; grey values are scaled per
     image between its 0.5th and 99.5th percentile. masks: one integer or bool array per image and
     of its shape (0 background, k particle k), or an empty sequence for none. captions: one mapping
     per image, name to text, number or (number, unit); 'A', 'rad' and 'eV' are shown as nm, mrad
     and keV. pixel_sizes: A per pixel for the scale bar, one for all or one per image; 0 draws none.
+    names: what 1, 2, ... mean in all masks, such as kinds of defects, for a legend; none without.
     Writes a PNG to `path` and returns the path.
 
     Raises ConfigError when there is no image, more than 64, or the sequences do not match.
@@ -71,8 +80,10 @@ def contact_sheet(
     gap, margin = 0.16, 0.2
     lines = max(len(caption) for caption in captions)
     below = max(lines * LINE_INCHES, THUMBNAIL_INCHES if len(masks) else 0.0) + 0.12
-    head = 0.34 if title else 0.0
     width = columns * tile[0] + (columns - 1) * gap + 2 * margin
+    legend = _place_legend(names, width - 2 * margin)
+    head = (0.34 if title else 0.0) + (0.08 if legend else 0.0)
+    head += LEGEND_INCHES * (1 + max((line for line, _ in legend), default=-1))
     height = head + rows * (tile[1] + below + gap) + 2 * margin - gap
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
@@ -82,6 +93,9 @@ def contact_sheet(
         letters = (width - 2 * margin) / (1.85 * LETTER_INCHES)
         size = max(12 * min(1.0, letters / len(title)), 6)
         axes.text(margin, margin, title, va="top", fontsize=size, fontweight="bold")
+    for (line, left), (number, name) in zip(legend, enumerate(names, 1), strict=True):
+        top = margin + (0.34 if title else 0.0) + (line + 0.4) * LEGEND_INCHES
+        draw_key(axes, margin + left, top, number, name)
     for k in range(count):
         left = margin + (k % columns) * (tile[0] + gap)
         top = margin + head + (k // columns) * (tile[1] + below + gap)
@@ -98,6 +112,35 @@ def contact_sheet(
     # No creation date in the file: the same sheet is the same bytes.
     figure.savefig(path, dpi=choose_resolution(images), format="png", metadata={"Software": None})
     return path
+
+
+def _place_legend(names: Sequence[str], room: float) -> list[tuple[int, float]]:
+    """Line and place along it, in inches, of each entry of a legend `room` inches wide."""
+    places, line, left = [], 0, 0.0
+    for name in names:
+        wide = KEY_INCHES + (len(name) + 3) * LETTER_INCHES
+        if left and left + wide > room:
+            line, left = line + 1, 0.0
+        places.append((line, left))
+        left += wide
+    return places
+
+
+def draw_key(axes: Any, left: float, top: float, number: int, name: str, **style: Any) -> None:
+    """An entry of a legend: the line that outlines `number` in masks, and what it means."""
+    ends = [left, left + KEY_INCHES - 0.1]
+    axes.plot(ends, [top, top], lw=2.2, zorder=KEY_ORDER, **outline_style(number))
+    text = {"va": "center", "fontsize": 7.5, "color": "black", "zorder": KEY_ORDER} | style
+    axes.text(left + KEY_INCHES - 0.03, top, name, **text)
+
+
+def outline_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of the line around `number` in a mask."""
+    dashed = (number - 1) // len(OUTLINES) % 2
+    return {
+        "color": OUTLINES[(number - 1) % len(OUTLINES)],
+        "linestyle": (0, (2.5, 1.5)) if dashed else "solid",
+    }
 
 
 def draw_tile(
@@ -237,10 +280,11 @@ def draw_image(
         y = top + (np.arange(ny) + 0.5) * pixel
         for particle in np.unique(mask[mask > 0]):
             inside = mask == particle
-            colour = OUTLINES[(int(particle) - 1) % len(OUTLINES)]
+            style = outline_style(int(particle))
+            lines = {"colors": style["color"], "linestyles": [style["linestyle"]]}
             # No line is drawn along the image's border, nor around one that fills the image.
             if min(nx, ny) > 1 and not inside.all():
-                axes.contour(x, y, inside, levels=[0.5], colors=colour, linewidths=0.9)
+                axes.contour(x, y, inside, levels=[0.5], linewidths=0.9, **lines)
     if pixel_size > 0:
         _draw_scale_bar(axes, extent, nx * pixel_size)
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 import hpctem
-from hpctem import tables
 from hpctem.backend import select_backend
 from hpctem.campaign_file import CampaignFile, reopen_campaign
 from hpctem.config import Config
@@ -26,50 +25,19 @@ from hpctem.database.repair import find_marker
 from hpctem.database.schema import ATOMS_DIGEST, Layout, volume_path, volume_range
 from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, DatabaseError, MachineError, SampleError
-from hpctem.hrtem.campaign import StoredWaves, compute_structure
-from hpctem.hrtem.experiment import Experiment
-from hpctem.hrtem.grids import choose_grids
+from hpctem.hrtem.campaign import StoredWaves
 from hpctem.memory import find_shortage
-from hpctem.optics.grid import Grid
-from hpctem.optics.scattering_factors import check_elements
 from hpctem.parallel import Communicator, Progress
-from hpctem.structures import recipes
 from hpctem.structures.scenes import Structure, digest
+from hpctem.techniques import Experiment, check_campaign, choose_technique
 
 # What fails by the sample's own nature. A RuntimeError is not among it: MPI and CUDA raise those.
 SAMPLE_ERRORS = (SampleError, ArithmeticError, LookupError, ValueError, TypeError)
-# Modules that decide the bytes of a result, beside those of structures, optics and detection.
+# What decides the bytes of a result, beside the package of the campaign's technique.
 DECIDING = (
-    *("backend", "campaign", "compiling", "conditions", "experiment"),
-    *("grids", "labels", "sampling", "tables"),
+    *("structures", "optics", "detection", "labels", "column_labels"),
+    *("backend", "compiling", "sampling", "tables"),
 )
-
-
-def check_campaign(config: Config) -> None:
-    """Check before any work what no sample could mend; raises ConfigError.
-
-    Grids and apertures that fit, a structure that can be built, elements with scattering factors
-    (at every frequency that the wave's grid holds) and with phonon displacements, images within
-    the reach of 16 bits.
-    """
-    grids = choose_grids(config)
-    for shape in (grids.wave, grids.exit):
-        Grid(shape, grids.extent)
-    recipes.check_recipe(config.structure)
-    elements = np.array(recipes.list_elements(config.structure), dtype=np.uint8)
-    largest = max(n / (3 * length) for n, length in zip(grids.wave, grids.extent, strict=True))
-    check_elements(elements, config.simulation.parametrization, largest)
-    experiment = Experiment(config, select_backend("cpu"))
-    experiment.check_displacements(elements)
-    detector, dose = config.imaging.detector, config.imaging.dose.support[0]
-    if experiment.image_dtype.kind == "u":
-        counts = dose * grids.pixel_area * detector.quantum_efficiency.support[0]
-        level = counts * detector.gain + detector.offset
-        if level > 65535:
-            raise ConfigError(
-                f"imaging.dose: already the lowest dose, {dose:g} e/A^2, gives {level:.3g} in "
-                "vacuum, more than 16 bits hold; lower the dose, the pixel or the gain"
-            )
 
 
 @dataclass(frozen=True)
@@ -110,14 +78,15 @@ class ComputeRows:
         """The campaign on this rank's device, made when first needed."""
         if self._experiment is None:
             backend = select_backend(self.device, self.local_rank, self.fft)
-            self._experiment = Experiment(self.config, backend)
+            self._experiment = choose_technique(self.config).open_experiment(self.config, backend)
         return self._experiment
 
     def __call__(self, index: int) -> StructureRows:
         """Rows of one structure; one that fails by its own nature comes back quarantined."""
         try:
             stored = self.read_waves(index) if self.read_waves is not None else None
-            return StructureRows(compute_structure(self.experiment, index, stored))
+            compute = choose_technique(self.config).compute_structure
+            return StructureRows(compute(self.experiment, index, stored))
         except SAMPLE_ERRORS as error:
             if isinstance(error, SampleError):
                 return quarantine(str(error))
@@ -142,14 +111,7 @@ def lay_out(
         "hpctem_version": hpctem.__version__,
         **(parent or {}),
     }
-    return tables.plan_layout(
-        campaign.config,
-        experiment.grids,
-        structures,
-        experiment.image_dtype,
-        experiment.image_units,
-        texts,
-    )
+    return choose_technique(campaign.config).plan_layout(experiment, structures, texts)
 
 
 def identify(campaign: CampaignFile, experiment: Experiment) -> dict[str, str]:
@@ -158,16 +120,17 @@ def identify(campaign: CampaignFile, experiment: Experiment) -> dict[str, str]:
     The config key by key, the code, libraries and device.
     """
     config = {f"config.{key}": value for key, value in campaign.description.items()}
-    return {**config, "code": _digest_code(), **experiment.backend.identity()}
+    code = _digest_code(campaign.config.campaign.technique)
+    return {**config, "code": code, **experiment.backend.identity()}
 
 
-def _digest_code() -> str:
+def _digest_code(technique: str) -> str:
     """Version and digest of the modules that decide the bytes of a result."""
     folder = Path(hpctem.__file__).parent
     state = hashlib.blake2b(digest_size=8)
-    parts = ("structures", "optics", "detection")
-    files = [f for part in parts for f in (folder / part).rglob("*") if f.suffix in (".py", ".csv")]
-    files += [folder / f"{name}.py" for name in DECIDING]
+    parts = [folder / name for name in (*DECIDING, technique)]
+    files = [part.with_suffix(".py") for part in parts if not part.is_dir()]
+    files += [f for part in parts for f in part.rglob("*") if f.suffix in (".py", ".csv")]
     for file in sorted(files):
         state.update(file.read_bytes())
     return f"{hpctem.__version__} {state.hexdigest()}"
@@ -309,8 +272,9 @@ def _require_memory(communicator: Communicator, experiment: Experiment, layout: 
     places = communicator.allgather((socket.gethostname(), backend.bus))
     here = places[communicator.rank]
     on_node, on_gpu = sum(node == here[0] for node, _ in places), places.count(here)
+    estimate = choose_technique(experiment.config).estimate_memory
     shortages = communicator.allgather(
-        find_shortage(experiment.config, experiment.grids, layout, backend, on_node, on_gpu)
+        find_shortage(lambda on: estimate(experiment, layout, on), backend, on_node, on_gpu)
     )
     shortage = next(filter(None, shortages), None)
     if shortage is not None:
@@ -332,7 +296,8 @@ def rebuild_structure(database: Database, row: int) -> Structure:
     place = int(database.structure_of("images", np.array(row)))
     stored = database.stored(ATOMS_DIGEST, np.array([place]))[0].tobytes()
     with reopen_campaign(database) as campaign:
-        experiment = Experiment(campaign.config, select_backend("cpu"))
+        technique = choose_technique(campaign.config)
+        experiment = technique.open_experiment(campaign.config, select_backend("cpu"))
         structure = experiment.structure(database.layout.first_structure + place)
     if digest(structure) != stored:
         raise DatabaseError(

@@ -56,6 +56,7 @@ def format_information(found: Information, columns: bool) -> str:
     lines.append(_format_structures(found.counts))
     if found.first:
         lines.append(f"volume: begins with structure {found.first} of the campaign")
+    lines += _format_arrays(found)
     lines += _format_origin(found)
     lines += _format_columns(found.columns, columns)
     if found.quarantined:
@@ -89,6 +90,19 @@ def _format_structures(counts: Mapping[str, int]) -> str:
         f"{counts[name]} {name}" for name in ("good", "quarantined", "pending") if counts[name]
     ]
     return f"{counts['structures']} structures: {', '.join(parts) or 'none'}"
+
+
+def _format_arrays(found: Information) -> list[str]:
+    """Label maps and other arrays by their groups, and tables with several rows a structure."""
+    groups: dict[str, list[str]] = {}
+    for item in found.arrays:
+        group, name = item.path.removeprefix("/entry/").rsplit("/", 1)
+        classes = f" ({', '.join(item.classes)})" if item.classes else ""
+        groups.setdefault(group, []).append(f"{name}{classes}")
+    lines = [f"{group}: {', '.join(names)}" for group, names in groups.items()]
+    plain = ("structures", "images", "pending", "good", "quarantined")
+    tables = [f"{count} {name}" for name, count in found.counts.items() if name not in plain]
+    return [*lines, f"tables: {', '.join(tables)}"] if tables else lines
 
 
 def _format_origin(found: Information) -> list[str]:

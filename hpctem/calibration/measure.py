@@ -1,8 +1,8 @@
 """Time every step of a campaign on this machine, as its ranks compute it.
 
 The functions of `hpctem.hrtem.campaign` are called in the order in which the main job calls them.
-Of the phonon configurations two batches are computed and stand for the others: the first pays for what is
-made once for a structure, the second for itself.
+Of the phonon configurations two batches are computed and stand for the others: the first pays for
+what is made once for a structure, the second for itself.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from hpctem.hrtem.campaign import (
 )
 from hpctem.hrtem.conditions import DrawConditions
 from hpctem.hrtem.experiment import Experiment, set_optics
+from hpctem.hrtem.tables import EXIT_WAVES
 from hpctem.optics.multislice import GPU_BATCH
 from hpctem.optics.transfer import form_images
 from hpctem.parallel import Communicator
@@ -140,7 +141,7 @@ def time_structure(experiment: Experiment, index: int, layout: Layout) -> Timed:
     with watch.step("rows"):
         if config.storage.exit_waves:
             shape = (config.waves, *stack.shape)
-            rows[tables.EXIT_WAVES] = np.broadcast_to(backend.to_host(stack), shape)
+            rows[EXIT_WAVES] = np.broadcast_to(backend.to_host(stack), shape)
         if config.storage.store_atoms:
             rows |= {
                 tables.POSITIONS: structure.positions,

@@ -19,7 +19,7 @@ from hpctem.errors import SampleError
 from hpctem.hrtem.conditions import DrawConditions
 from hpctem.hrtem.experiment import Experiment, set_optics
 from hpctem.hrtem.grids import Grids
-from hpctem.memory import DEPTH_FUNCTIONS
+from hpctem.hrtem.memory import DEPTH_FUNCTIONS
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid, antialias_aperture
 from hpctem.optics.lanes import LANES

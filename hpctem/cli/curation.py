@@ -256,6 +256,13 @@ class Scale(click.ParamType):
     help="TIFF, PNG: values that become 0 and 65535. Without it counts stay as they are, other "
     "images take the range of the whole export.",
 )
+@click.option(
+    "--labels",
+    default="all",
+    show_default=True,
+    metavar="NAME,...|all|none",
+    help="Label maps that go with the images; 'hpctem info' lists them.",
+)
 @click.option("--license", "licence", default="", metavar="TEXT", help="URL or SPDX name.")
 @click.option("--creator", default="", metavar="TEXT", help="Who made the data.")
 @click.option("--cite", default="", metavar="TEXT", help="What to cite, as BibTeX or text.")
@@ -277,6 +284,7 @@ def export(
     compress: str,
     shard: int | None,
     scale: tuple[float, float] | None,
+    labels: str,
     licence: str,
     creator: str,
     cite: str,
@@ -286,9 +294,9 @@ def export(
     """Write databases, or a subset drawn from them, as files of another format.
 
     SOURCE is a subset file (.json), whose parts become folders, or databases. The new folder holds
-    the images and masks, tables of all columns and of the particles and defects as Parquet and CSV,
-    the campaign files, SHA-256 digests, and a Croissant description with licence and creator as
-    given. Ranks share the work; the bytes do not depend on their number. An interrupted export
+    the images and labels, tables of all columns and of the particles and defects as Parquet and
+    CSV, the campaign files, SHA-256 digests, and a Croissant description with licence and creator
+    as given. Ranks share the work; the bytes do not depend on their number. An interrupted export
     begins anew; one that is there already is left.
 
     \b
@@ -297,6 +305,7 @@ def export(
       mpirun -n 4 hpctem export gold.hdf5 -o gold-hdf5 --format hdf5 --compress gzip
       hpctem export gold.hdf5 -o tiffs --format tiff --where "dose > 500" --view campaign
       hpctem export camera.hdf5 -o pngs --format png --scale 0:4000
+      hpctem export wse2.hdf5 -o wse2-tf --format tfrecord --labels atoms,Se_vacancy
     """
 
     def job(communicator: Any) -> None:
@@ -305,7 +314,8 @@ def export(
         from hpctem.export.plan import Choice
         from hpctem.export.sources import open_parts
 
-        choice = communicator.on_root(lambda: Choice(kind, view, compress, shard, scale))
+        names = tuple(name.strip() for name in labels.split(","))
+        choice = communicator.on_root(lambda: Choice(kind, view, compress, shard, scale, names))
         given = {"license": licence, "creator": creator, "cite": cite, "url": url}
         about = About(**{name: text for name, text in given.items() if text})
         if published is not None:

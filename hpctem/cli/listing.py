@@ -17,8 +17,8 @@ from hpctem.errors import ConfigError
 
 # What is shown of an image when nobody says what: where it stands and what it shows.
 USUAL = (
-    *("structure_id", "dose", "defocus", "substrate_thickness"),
-    *("particles_placed", "mean_radius", "planar_defects_placed"),
+    *("structure_id", "material", "dose", "defocus", "substrate_thickness"),
+    *("particles_placed", "mean_radius", "planar_defects_placed", "pixel_size", "n_defects"),
 )
 # Rows written at once, so that a million of them need little memory.
 PART = 10_000

@@ -106,7 +106,7 @@ def benchmark(config: Path, structures: int, device: str, folder: Path, as_json:
         from hpctem.calibration.calibrate import calibrate_beside_alone
         from hpctem.campaign_file import read_campaign
         from hpctem.planning.show import describe_benchmark, format_benchmark
-        from hpctem.simulate import check_campaign
+        from hpctem.techniques import check_campaign
 
         campaign = communicator.on_root(lambda: read_campaign(config))
         communicator.on_root(lambda: check_campaign(campaign.config))

@@ -185,7 +185,7 @@ def preview(config: Path, count: int, output: Path | None, phonons: int, device:
     def job(communicator: Any) -> None:
         from hpctem.campaign_file import read_campaign
         from hpctem.pictures import draw_preview
-        from hpctem.simulate import check_campaign
+        from hpctem.techniques import check_campaign
 
         campaign = communicator.on_root(lambda: read_campaign(config))
         communicator.on_root(lambda: check_campaign(campaign.config))

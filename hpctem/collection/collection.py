@@ -26,6 +26,8 @@ from hpctem.collection.columns import (
     tell_apart,
 )
 from hpctem.collection.joined import JoinedRows
+from hpctem.collection.objects import list_objects, read_objects
+from hpctem.collection.stacks import DETECTORS, LABELS, Maps, find_stack, join_names
 from hpctem.database.reader import Database, open_database
 from hpctem.database.rows import StoredRows
 from hpctem.errors import ConfigError, DatabaseError
@@ -157,8 +159,48 @@ class Collection:
 
     @cached_property
     def labels(self) -> StoredRows | JoinedRows:
-        """The masks as a lazy sequence of uint8 arrays (ny, nx): 0 background, k particle k."""
-        return self._lazy(lambda database: database.label_path)
+        """The first label of `label_names` as a lazy sequence of arrays (ny, nx).
+
+        Of particles uint8, 0 background, k particle k; of crystals their atom columns, k class k.
+        """
+        return self._lazy(_first_label)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the label maps that any of the databases has."""
+        return join_names(self.databases)
+
+    @property
+    def detector_names(self) -> tuple[str, ...]:
+        """Names of the detectors whose images any of the databases has beside `images`."""
+        return join_names(self.databases, DETECTORS)
+
+    def label(self, name: str) -> StoredRows | JoinedRows:
+        """A label map by its name as a lazy sequence of arrays (ny, nx), as `images` is one.
+
+        Raises ConfigError, with what there is, where a database that gives images has none.
+        """
+        return self._lazy(lambda database: find_stack(database, name).path)
+
+    def detector(self, name: str) -> StoredRows | JoinedRows:
+        """Images of a further detector, (ny, nx) or (segments, ny, nx); errors as `label`."""
+        return self._lazy(lambda database: find_stack(database, name, DETECTORS).path)
+
+    @property
+    def object_names(self) -> list[str]:
+        """Tables of what images show several of: 'defects', 'columns', 'particles' ..."""
+        return list_objects(self)
+
+    def objects(self, table: str) -> pyarrow.Table:
+        """What these images show, one row for each defect, atom column or particle, once each.
+
+        Columns database, campaign and row say which image a row is about; without the column row
+        it is about the structure of structure_id. Raises ConfigError, with the tables that there
+        are, for another.
+        """
+        import pyarrow as pa
+
+        return pa.concat_tables(read_objects([self], table), promote_options="permissive")
 
     def where(self, condition: str) -> Collection:
         """The images that fulfil an SQL condition, in their order.
@@ -259,9 +301,9 @@ class Collection:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """One image of a collection: its pixels, its mask and its columns, read when asked for.
+    """One image of a collection: pixels, labels, columns and objects, read when asked for.
 
-    image["dose"] is the value of a column.
+    image["dose"] is the value of a column, image.labels["atoms"] a label map by its name.
     """
 
     collection: Collection
@@ -284,8 +326,27 @@ class Image:
 
     @cached_property
     def label(self) -> np.ndarray:
-        """(ny, nx) uint8: 0 background, k particle k."""
-        return self.database.stored(self.database.label_path, np.array([self.row]))[0]
+        """(ny, nx), the first label: 0 background, k particle k or class k of atom columns."""
+        return self.database.stored(_first_label(self.database), np.array([self.row]))[0]
+
+    @property
+    def labels(self) -> Maps:
+        """Its label maps by name, each read when it is asked for."""
+        return Maps(self.database, self.row)
+
+    @property
+    def detectors(self) -> Maps:
+        """Its images by further detectors, by name, each read when it is asked for."""
+        return Maps(self.database, self.row, DETECTORS)
+
+    @property
+    def defects(self) -> pyarrow.Table:
+        """Its defects, a row for each; errors as `objects`."""
+        return self.objects("defects")
+
+    def objects(self, table: str) -> pyarrow.Table:
+        """What it shows several of, as `Collection.objects` gives it."""
+        return self.collection.take([self.place]).objects(table)
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -298,6 +359,14 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<image {self.row} of {self.database.path}>"
+
+
+def _first_label(database: Database) -> str:
+    """Dataset of the first label. Raises DatabaseError where there is none."""
+    names = join_names([database])
+    if not names:
+        raise DatabaseError(f"{database.path} holds no labels")
+    return LABELS + names[0]
 
 
 def list_paths(paths: Paths) -> list[str | os.PathLike[str]]:

@@ -28,6 +28,9 @@ STANDING = {
     "structure_id": ("i8", "index of the structure in the campaign"),
 }
 NUMBERS = "iuf"
+# Column of a table with several rows for each structure that says which of its images, counted from
+# 0, a row is about; without it the rows are about the structure.
+IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,15 @@ def join_columns(databases: Sequence[Database]) -> dict[tuple[str, str], Column]
     for table in {table for table, _ in joined}:
         joined[table, "structure_id"] = replace(joined["images", "structure_id"], table=table)
     return joined
+
+
+def is_of_images(table: str, columns: Mapping[tuple[str, str], Column]) -> bool:
+    """Whether each row of a table is about one image of its structure, as a defect seen there."""
+    return (
+        table not in ("images", "structures")
+        and (table, IMAGE) in columns
+        and columns[table, IMAGE].dtype.kind in "iu"
+    )
 
 
 def tell_apart(databases: Sequence[Database]) -> tuple[str, ...]:
@@ -203,6 +215,15 @@ class Block:
     def structures(self) -> np.ndarray:
         """(n,) int64 structures that the rows belong to, counted from 0 in the file."""
         return self.database.structure_of(self.table, self.numbers)
+
+    @property
+    def images(self) -> np.ndarray:
+        """(n,) int64 file rows of the images that the rows are about; see `is_of_images`."""
+        if self.table == "images":
+            return self.numbers
+        path = f"/entry/{self.table}/{IMAGE}"
+        within = self.database.mapped(path)[self.rows].astype(np.int64)
+        return self.structures * self.database.layout.rows_per_structure["images"] + within
 
 
 def make_block(database: Database, file: str, table: str, rows: np.ndarray) -> Block:

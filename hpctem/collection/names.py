@@ -2,7 +2,8 @@
 
 The condition itself is about an image and its structure. A subquery has the tables behind its FROM
 and sees those around it. A table with several rows for each structure is always that of the nearest
-image: its rows belong to the structure of that image.
+image: its rows belong to the structure of that image, or to that image alone where the table has a
+column `image`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from hpctem.collection.columns import Column, find_column, usable
+from hpctem.collection.columns import Column, find_column, is_of_images, usable
 from hpctem.collection.sql import Source
 from hpctem.errors import ConfigError
 
-# Columns that every table has in DuckDB beside its own: place in the collection, structure.
-PLACE, STRUCTURE = "__place", "__structure"
+# Columns that tables have in DuckDB beside their own: place in the collection, structure, image.
+PLACE, STRUCTURE, IMAGE = "__place", "__structure", "__image"
 Columns = Mapping[tuple[str, str], Column]
 Node = dict[str, Any]
 
@@ -140,22 +141,23 @@ class Names:
         """Rows of a structure's tables belong to the structure of the nearest image."""
         links = [f"{key_of(alias)} = {key_of(images)}" for images, alias in scope.hidden]
         at: Scope | None = scope
-        anchor = None
+        anchor, images = None, False
         while anchor is None and at is not None:
             aliases = {table: alias for _, table, alias in at.tables}
-            anchor = aliases.get("images", aliases.get("structures"))
+            anchor, images = aliases.get("images", aliases.get("structures")), "images" in aliases
             at = at.outer
         for _, table, alias in scope.tables:
             # Images and structures alone behind FROM are all of them.
             alone = table == "structures" and "images" not in [t for _, t, _ in scope.tables]
             if table != "images" and not alone and anchor is not None:
-                links.append(f"{key_of(alias)} = {key_of(anchor)}")
+                key = IMAGE if images and is_of_images(table, self.columns) else STRUCTURE
+                links.append(f"{key_of(alias, key)} = {key_of(anchor, key)}")
         return links
 
 
-def key_of(alias: str) -> str:
-    """The structure that a row of a table belongs to, in SQL."""
-    return f"{quote(alias)}.{quote(STRUCTURE)}"
+def key_of(alias: str, key: str = STRUCTURE) -> str:
+    """The structure, or the image, that a row of a table belongs to, in SQL."""
+    return f"{quote(alias)}.{quote(key)}"
 
 
 def quote(name: str) -> str:

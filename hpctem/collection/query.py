@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpctem.collection.columns import Block, Column, arrow_type, read_arrow
+from hpctem.collection.columns import Block, Column, arrow_type, is_of_images, read_arrow
 from hpctem.collection.condition import Condition, check_condition, check_order
-from hpctem.collection.names import PLACE, STRUCTURE
+from hpctem.collection.names import IMAGE, PLACE, STRUCTURE, key_of
 from hpctem.collection.sql import connect, first_line
 from hpctem.errors import ConfigError, MachineError
 
@@ -74,8 +74,8 @@ def _run(collection: Collection, condition: Condition, clause: str) -> np.ndarra
     for table in ("structures", *condition.parts):
         if table in condition.tables:
             kind = "JOIN" if table == "structures" else "LEFT JOIN"
-            name = f'"{table}"'
-            joins += f' {kind} {name} ON {name}."{STRUCTURE}" = images."{STRUCTURE}"'
+            key = IMAGE if is_of_images(table, collection.joined) else STRUCTURE
+            joins += f' {kind} "{table}" ON {key_of(table, key)} = {key_of("images", key)}'
     query = f'SELECT images."{PLACE}" FROM images{joins} {clause}'
     try:
         with connect() as connection:
@@ -93,6 +93,7 @@ def _relation(collection: Collection, table: str, condition: Condition) -> pyarr
     import pyarrow as pa
 
     keyed = table != "images" or condition.tables != {"images"}
+    seen = [of for of in condition.tables if is_of_images(of, collection.joined)]
     names = sorted(name for of, name in condition.columns if of == table)
     if table == "images":
         blocks = collection.blocks
@@ -104,6 +105,9 @@ def _relation(collection: Collection, table: str, condition: Condition) -> pyarr
     if keyed:
         names.append(STRUCTURE)
         arrays.append(_keys(collection, blocks))
+    if seen and table in ("images", *seen):
+        names.append(IMAGE)
+        arrays.append(_image_keys(collection, blocks))
     found = pa.table(arrays, names=names) if names else None
     if order is not None and found is not None:
         found = found.take(order)
@@ -126,4 +130,14 @@ def _keys(collection: Collection, blocks: Iterable[Block]) -> pyarrow.ChunkedArr
     starts = np.cumsum([0, *(d.layout.structures for d in collection.databases)])
     first = {id(d): start for d, start in zip(collection.databases, starts, strict=False)}
     keys = [block.structures + first[id(block.database)] for block in blocks]
+    return pa.chunked_array([pa.array(part) for part in keys], pa.int64())
+
+
+def _image_keys(collection: Collection, blocks: Iterable[Block]) -> pyarrow.ChunkedArray:
+    """A number for each image of all databases, for the rows of a table that is about images."""
+    import pyarrow as pa
+
+    starts = np.cumsum([0, *(d.layout.rows("images") for d in collection.databases)])
+    first = {id(d): start for d, start in zip(collection.databases, starts, strict=False)}
+    keys = [block.images + first[id(block.database)] for block in blocks]
     return pa.chunked_array([pa.array(part) for part in keys], pa.int64())

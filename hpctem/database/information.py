@@ -56,6 +56,19 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Array:
+    """A dataset whose rows are arrays, such as a label map; classes: names of its values."""
+
+    path: str
+    table: str
+    units: str
+    description: str
+    shape: tuple[int, ...]
+    dtype: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Information:
     """Counts, columns, bad structures, size and campaign texts of a database.
 
@@ -64,6 +77,7 @@ class Information:
     counts        'structures', 'pending', 'good', 'quarantined', and good rows of every table
     first         campaign index of the first structure (volumes)
     images        shape and dtype of one image, e.g. ((512, 512), 'uint16'); None without images
+    arrays        label maps, images of further detectors and other arrays beside the images
     quarantined   (campaign index, reason)
     size          bytes of the file
     identity      what must not change between two runs: config, code, libraries, device
@@ -76,6 +90,7 @@ class Information:
     counts: Mapping[str, int]
     first: int
     images: tuple[tuple[int, ...], str] | None
+    arrays: tuple[Array, ...]
     columns: tuple[Column, ...]
     quarantined: tuple[tuple[int, str], ...]
     size: int
@@ -123,6 +138,11 @@ def inform(path: str | Path, thorough: bool = False) -> Information:
             counts=database.counts,
             first=layout.first_structure,
             images=images,
+            arrays=tuple(
+                _describe_array(item)
+                for item in layout.fields
+                if len(item.shape) > 1 and item.path not in [s.signal for s in layout.stacks[:1]]
+            ),
             columns=tuple(
                 describe_column(database, item, thorough)
                 for item in layout.fields
@@ -133,6 +153,12 @@ def inform(path: str | Path, thorough: bool = False) -> Information:
             campaign=database.campaign,
             identity=database.identity,
         )
+
+
+def _describe_array(item: Field) -> Array:
+    classes = tuple(map(str, item.attributes.get("classes", ())))
+    about = item.path, item.table, item.units, item.description
+    return Array(*about, item.shape, item.dtype.name, classes)
 
 
 def describe_column(database: Database, item: Field, thorough: bool = True) -> Column:

@@ -14,6 +14,8 @@ from hpctem.errors import ConfigError, SampleError
 # Rounding in Fourier resampling may take a dark pixel this far below zero; more is an error.
 NEGATIVE_ROUNDING = 1e-4
 MOST_COUNTS = 1e9
+# 1 pA for 1 us is 1e-18 C; the elementary charge is exact in the SI of 2019.
+ELECTRONS_PER_PA_US = 1e-18 / 1.602176634e-19
 
 
 def count_electrons(
@@ -53,6 +55,24 @@ def count_electrons(
             "counted; lower the dose"
         )
     return draw_poisson(intensity, scale, draw_words(generator))
+
+
+def electrons_per_pixel(current: float, dwell_time: float, frames: int = 1) -> float:
+    """Electrons of the beam on one pixel of a scan: current times dwell time over their charge.
+
+    current: pA; dwell_time: us in each frame; frames: how many are added up. To count a STEM image,
+    whose intensity is the share of the beam that is collected, give the result as the `dose` of
+    `count_electrons` or `detect`, with a pixel_area of 1; over the area of the pixel in A^2 it is
+    the dose on the specimen.
+
+    Raises ConfigError for a current or a time that is not finite and at least 0, or no frames.
+    """
+    for name, value, unit in (("current", current, "pA"), ("dwell_time", dwell_time, "us")):
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"beam.{name} is {value} {unit}: it must be finite and at least 0")
+    if frames < 1:
+        raise ConfigError(f"scan.frames is {frames}: it must be at least 1")
+    return current * dwell_time * frames * ELECTRONS_PER_PA_US
 
 
 def expect_counts(dose: float, pixel_area: float, quantum_efficiency: float = 1.0) -> float:

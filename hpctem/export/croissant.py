@@ -12,10 +12,11 @@ from typing import Any
 
 from hpctem.collection.collection import Collection
 from hpctem.collection.columns import Column
+from hpctem.collection.objects import list_object_columns
 from hpctem.export.files import Written
-from hpctem.export.metadata import OWN
-from hpctem.export.objects import OBJECTS, list_columns, list_objects
-from hpctem.export.plan import FORMATS, Choice, Form
+from hpctem.export.metadata import OWN, label_folder
+from hpctem.export.objects import OBJECTS, list_objects
+from hpctem.export.plan import FORMATS, Choice, Form, Label
 
 CONFORMS = "http://mlcommons.org/croissant/1.0"
 SUMS = "SHA256SUMS"
@@ -104,8 +105,10 @@ def describe_dataset(
     single = FORMATS[choice.format].kind == "file"
     pixels = [w for w in written if w.image] if single else []
     distribution = [_describe_file(item) for item in written if not (single and item.image)]
-    folders = ("images", "labels")[: 1 + form.labels] if single else ()
-    distribution += [_describe_folder(folder, pixels) for folder in folders]
+    folders = {"images": ("images", "the images")} if single else {}
+    if single:
+        folders |= {_name_set(label): _tell_set(label) for label in form.labels}
+    distribution += [_describe_folder(name, *told, pixels) for name, told in folders.items()]
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -123,7 +126,7 @@ def describe_dataset(
         "recordSet": [
             _describe_images(collection),
             *(_describe_objects(collection, table) for table in list_objects(collection)),
-            *(_describe_pixels(folder) for folder in folders),
+            *(_describe_pixels(name, told) for name, (_, told) in folders.items()),
         ],
     }
 
@@ -140,16 +143,32 @@ def _describe_file(item: Written) -> dict[str, Any]:
     }
 
 
-def _describe_folder(folder: str, pixels: Sequence[Written]) -> dict[str, Any]:
-    """All images, or all masks, as a set of files; their digests are in SHA256SUMS."""
-    paths = [item.path for item in pixels if folder in item.path.parts]
-    parents = sorted({path.parent for path in paths})
-    suffix = paths[0].suffix
+def _name_set(label: Label) -> str:
+    return "labels" if label.key == "label" else f"labels-{label.name}"
+
+
+def _tell_set(label: Label) -> tuple[str, str]:
+    """Folder of a label's files, and what they are in words."""
+    told = "the labels" if label.key == "label" else f"the labels {label.name}"
+    if label.description:
+        told += f": {label.description}"
+    if label.classes:
+        told += f" (0 background, {', '.join(f'{k} {c}' for k, c in enumerate(label.classes, 1))})"
+    return str(label_folder(label.key)), told
+
+
+def _describe_folder(
+    name: str, folder: str, told: str, pixels: Sequence[Written]
+) -> dict[str, Any]:
+    """All images, or all maps of a label, as a set of files; their digests are in SHA256SUMS."""
+    inner = f"/{folder}/"
+    parents = sorted({i.path.parent for i in pixels if inner in f"/{i.path.parent}/"})
+    suffix = next(item.path.suffix for item in pixels)
     return {
         "@type": "cr:FileSet",
-        "@id": f"{folder}-files",
-        "name": f"{folder}-files",
-        "description": f"one file for each of the {folder}; digests in {SUMS}",
+        "@id": f"{name}-files",
+        "name": f"{name}-files",
+        "description": f"one file for each of {told}; digests in {SUMS}",
         "encodingFormat": MEDIA[suffix],
         "includes": [str(parent / f"*{suffix}") for parent in parents],
     }
@@ -175,7 +194,7 @@ def _describe_objects(collection: Collection, table: str) -> dict[str, Any]:
         "@id": table,
         "name": table,
         "description": OBJECTS[table],
-        "field": _describe_columns(table, list_columns(collection, table)),
+        "field": _describe_columns(table, list_object_columns(collection, table)),
     }
 
 
@@ -201,14 +220,14 @@ def _describe_field(table: str, name: str, kind: str, description: str) -> dict[
     }
 
 
-def _describe_pixels(folder: str) -> dict[str, Any]:
-    """The files of images or masks as records, joined with the columns by their key."""
+def _describe_pixels(folder: str, told: str) -> dict[str, Any]:
+    """The files of images or labels as records, joined with the columns by their key."""
     source: dict[str, Any] = {"fileSet": {"@id": f"{folder}-files"}}
     return {
         "@type": "cr:RecordSet",
         "@id": folder,
         "name": folder,
-        "description": f"the {folder} as files",
+        "description": f"{told}, as files",
         "key": {"@id": f"{folder}/key"},
         "field": [
             {

@@ -11,13 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import hpctem
+from hpctem.collection.collection import Collection
 from hpctem.export.croissant import SUMS, About, describe_dataset
 from hpctem.export.files import Written, open_new, read_back
 from hpctem.export.metadata import write_metadata
 from hpctem.export.plan import Choice, Form, Part, Shard, describe_scale
+from hpctem.export.stacks import describe_label
 
 REQUEST, CROISSANT, CAMPAIGNS = "export.json", "croissant.json", "campaigns"
 FORMAT = "hpctem export 1"
+TECHNIQUES = {"hrtem": "high-resolution TEM", "stem": "scanning TEM"}
 
 
 def write_descriptions(
@@ -45,11 +48,14 @@ def write_descriptions(
     collection = shards[0].part.collection
     total = sum(len(shard) for shard in shards)
     used = [form.names[path] for path in form.views]
+    names = ", ".join(label.name for label in form.labels)
+    labels = f"labels ({names})" if len(form.labels) > 1 else "labels"
     dataset = describe_dataset(
         name=f"hpctem-{'-'.join(used)}",
         description=(
-            f"{total} simulated high-resolution TEM images of the campaigns {', '.join(used)} with "
-            f"labels and metadata, exported as {choice.format} by hpctem {hpctem.__version__}"
+            f"{total} simulated {_name_technique(collection)} images of the campaigns "
+            f"{', '.join(used)} with {f'{labels} and ' * bool(form.labels)}metadata, exported as "
+            f"{choice.format} by hpctem {hpctem.__version__}"
         ),
         about=replace(about, published=about.published or _date_of(shards)),
         choice=choice,
@@ -75,7 +81,10 @@ def describe_request(
             "dtype": form.dtype.name,
             "shape": form.shape,
             "scale": describe_scale(form),
-            "labels": form.labels,
+            "labels": [
+                {"name": label.name, "dtype": label.dtype.name, **describe_label(label)}
+                for label in form.labels
+            ],
         },
         "databases": [
             {
@@ -100,6 +109,16 @@ def describe_request(
         ],
     }
     return json.dumps(request, indent=1, sort_keys=True)
+
+
+def _name_technique(collection: Collection) -> str:
+    """What took the images, in words."""
+    told = {"campaign.technique": '"hrtem"'}  # where a database does not say
+    found = []
+    for database in collection.databases:
+        texts = told | json.loads(database.campaign.get("resolved_config", "{}"))
+        found.append(TECHNIQUES[json.loads(texts["campaign.technique"])])
+    return " and ".join(dict.fromkeys(found))
 
 
 def _digest_rows(part: Part, form: Form) -> str:

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import h5py
 
-from hpctem.export.plan import Choice, Form, Shard
-from hpctem.export.stacks import list_axes, write_columns, write_stack, write_values
+from hpctem.export.plan import Choice, Form, Label, Shard
+from hpctem.export.stacks import (
+    describe_label,
+    list_axes,
+    write_columns,
+    write_stack,
+    write_values,
+)
 from hpctem.parallel import Communicator
 
-DATASETS = ("/data/images/data", "/data/labels/data")
+IMAGES = "/data/images/data"
 
 
 def write_emd(
@@ -28,9 +34,11 @@ def write_emd(
     are datasets of /metadata, one value for each image.
     """
 
+    datasets = (IMAGES, *(_place(label) for label in form.labels))
+
     def describe(file: h5py.File) -> None:
         file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
-        for name in DATASETS[: 1 + form.labels]:
+        for name in datasets:
             group = file[name].parent
             group.attrs["emd_group_type"] = 1
             axes = list_axes(shard, form, file[name].shape)
@@ -38,13 +46,21 @@ def write_emd(
                 values = values / 10 if measured else values
                 attributes = {"name": axis, "units": "[n_m]" if measured else ""}
                 write_values(file, f"{group.name}/dim{number}", values, attributes)
+        for label in form.labels:
+            for name, value in describe_label(label).items():
+                file[_place(label)].attrs[name] = value
         write_columns(file, shard, {"images": "/metadata", "structures": "/metadata/structures"})
         for group_name in ("microscope", "sample", "user", "comments"):
             file.require_group(group_name)
         for name, text in texts.items():
             _attach(file["comments"], name, text)
 
-    write_stack(path, shard, form, choice.compress, DATASETS, describe, communicator)
+    write_stack(path, shard, form, choice.compress, datasets, describe, communicator)
+
+
+def _place(label: Label) -> str:
+    """The dataset of a label: of the only one /data/labels, of several /data/labels_NAME."""
+    return "/data/labels/data" if label.key == "label" else f"/data/labels_{label.name}/data"
 
 
 def _attach(group: h5py.Group, name: str, text: str) -> None:

@@ -32,7 +32,7 @@ from hpctem.export.description import (
 )
 from hpctem.export.emd import write_emd
 from hpctem.export.files import Written, check_room, name_failures, open_new, read_back
-from hpctem.export.metadata import image_path
+from hpctem.export.metadata import image_path, label_folder
 from hpctem.export.nexus import write_nexus
 from hpctem.export.plan import (
     FORMATS,
@@ -67,7 +67,8 @@ class Summary:
     size     bytes of all files
     present  the same export was there already, nothing was written
     scale    (low, high) that became 0 and 65535, None where values are as stored
-    labels   whether masks were exported
+    labels   names of the labels that were exported
+    left_out names of those that were not
     cut      number of images with stored pixels outside of the scale, which were cut
     """
 
@@ -76,7 +77,8 @@ class Summary:
     size: int
     present: bool
     scale: tuple[float, float] | None
-    labels: bool
+    labels: tuple[str, ...]
+    left_out: tuple[str, ...]
     cut: int
 
 
@@ -145,7 +147,7 @@ def _plan(
         with name_failures(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if choice.compress == "none" and form.shape is not None:
-                pixel = form.dtype.itemsize + form.labels
+                pixel = form.dtype.itemsize + form.label_bytes
                 total = sum(len(part.collection) for part in parts)
                 check_room(target.parent, total * pixel * int(np.prod(form.shape)))
         return _Plan(form, request, False)
@@ -208,7 +210,7 @@ def _fails_first(working: Path) -> bool:
 
 def _make_folders(working: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> None:
     """All folders, by one rank and before any file: no rank makes one that another has removed."""
-    kinds = ("images", "labels")[: 1 + form.labels]
+    kinds = ("images", *(label_folder(label.key) for label in form.labels))
     folders = {image_path(shard, "", choice, kind).parent for shard in shards for kind in kinds}
     for folder in sorted({*folders, PurePosixPath(CAMPAIGNS)}):
         (working / folder).mkdir(parents=True, exist_ok=True)
@@ -256,14 +258,13 @@ def _cut(shards: Sequence[Shard], length: int) -> Iterator[Shard]:
 def _write_files(
     folder: Path, shard: Shard, record: Record, choice: Choice, form: Form
 ) -> list[Written]:
-    """The image and its mask as files of the same name in two folders."""
+    """The image and its labels as files of the same name in folders of their own."""
     height, width = record.steps
     notes = {"key": record.key, "pixel_size": f"{width:.10g} x {height:.10g} angstrom"}
     if form.scale is not None:
         notes["stored_range"] = f"{form.scale[0]:.10g} {form.scale[1]:.10g}"
-    pixels = {"images": record.image}
-    if record.label is not None:
-        pixels["labels"] = record.label
+    pixels: dict[str | PurePosixPath, np.ndarray] = {"images": record.image}
+    pixels |= {label_folder(key): label for key, label in record.labels.items()}
     written = []
     for name, image in pixels.items():
         path = image_path(shard, record.key, choice, name)
@@ -280,7 +281,14 @@ def _summarize(parts: Sequence[Part], target: Path, form: Form, present: bool) -
     sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
     images = {part.name: len(part.collection) for part in parts}
     return Summary(
-        images, len(sizes), sum(sizes), present, form.scale, form.labels, count_cut(parts, form)
+        images=images,
+        files=len(sizes),
+        size=sum(sizes),
+        present=present,
+        scale=form.scale,
+        labels=tuple(label.name for label in form.labels),
+        left_out=form.left_out,
+        cut=count_cut(parts, form),
     )
 
 
@@ -295,6 +303,11 @@ def format_summary(target: Path, kind: str, found: Summary) -> str:
         lines.append(f"{low:.10g} became 0 and {high:.10g} became 65535, in all images")
     if found.cut:
         lines.append(f"{found.cut} images have pixels outside of this range, which were cut")
+    if len(found.labels) > 1:
+        lines.append(f"labels: {', '.join(found.labels)}")
     if not found.labels:
-        lines.append("without labels: not all of the databases hold some")
+        why = f"left out: {', '.join(found.left_out)}" if found.left_out else "there are none"
+        lines.append(f"without labels; {why}")
+    elif found.left_out:
+        lines.append(f"left out: the labels {', '.join(found.left_out)}")
     return "\n".join(lines)

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from hpctem.collection.columns import Column
-from hpctem.export.objects import list_columns, list_objects, read_objects
+from hpctem.collection.objects import list_object_columns, read_objects
+from hpctem.export.objects import list_objects
 from hpctem.export.plan import FORMATS, Choice, Form, Shard, make_keys
 from hpctem.export.records import read_columns
 
@@ -35,8 +36,8 @@ def write_metadata(folder: Path, shards: Sequence[Shard], choice: Choice, form: 
     names = [PARQUET, CSV]
     for table in list_objects(parts[0].collection):
         pair = (f"{table}.parquet", f"{table}.csv")
-        columns = list_columns(parts[0].collection, table)
-        found = read_objects(parts, table)
+        columns = list_object_columns(parts[0].collection, table)
+        found = read_objects([part.collection for part in parts], table)
         _write_table(folder, pair, (_annotate(rows, columns) for rows in found))
         names += pair
     return names
@@ -62,13 +63,20 @@ def _write_table(folder: Path, names: tuple[str, str], tables: Iterable[pyarrow.
                 writer.close()
 
 
-def image_path(shard: Shard, key: str, choice: Choice, folder: str = "images") -> PurePosixPath:
-    """The file of an image (or, with 'labels', of its mask) in the export."""
+def image_path(
+    shard: Shard, key: str, choice: Choice, folder: str | PurePosixPath = "images"
+) -> PurePosixPath:
+    """The file of an image, or of one of its labels in a folder of `label_folder`."""
     form = FORMATS[choice.format]
     if form.kind != "file":
         return shard.path
     part = PurePosixPath(shard.part.name)
     return part / folder / shard.path.relative_to(part) / f"{key}{form.suffix}"
+
+
+def label_folder(label: str) -> PurePosixPath:
+    """Where the files of a label are: of the only one 'labels', of several 'labels/NAME'."""
+    return PurePosixPath("labels") if label == "label" else PurePosixPath("labels") / label
 
 
 def _read_tables(shards: Sequence[Shard], choice: Choice, form: Form) -> Iterator[pyarrow.Table]:

@@ -9,10 +9,17 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpctem.collection.stacks import LABELS
 from hpctem.export.plan import Choice, Form, Shard, make_keys
-from hpctem.export.stacks import list_axes, write_columns, write_stack, write_values
+from hpctem.export.stacks import (
+    describe_label,
+    list_axes,
+    write_columns,
+    write_stack,
+    write_values,
+)
 from hpctem.parallel import Communicator
-from hpctem.tables import IMAGES, INSTANCES
+from hpctem.tables import IMAGES
 
 
 def write_nexus(
@@ -25,7 +32,7 @@ def write_nexus(
 ) -> None:
     """The file of one shard; all ranks call it. `texts` are stored under /entry/campaign.
 
-    Images, masks and columns have the paths of a database; a structure's columns are repeated for
+    Images, labels and columns have the paths of a database; a structure's columns are repeated for
     each of its images, so all datasets have as many rows as there are images.
     """
 
@@ -39,12 +46,16 @@ def write_nexus(
         write_values(file, "/entry/definition", np.array("NXem"), {})
         _describe_stack(file, IMAGES, shard, form, "images as exported")
         file[IMAGES].attrs["view"] = _tell_view(shard, form)
-        if form.labels:
-            meaning = "which particle a pixel shows: 0 none, k particle k"
-            _describe_stack(file, INSTANCES, shard, form, meaning)
+        for number, label in enumerate(form.labels):
+            path = f"{LABELS}{label.name}"
+            if number == 0:
+                _describe_stack(file, path, shard, form, label.description)
+            for name, value in describe_label(label).items():
+                file[path].attrs[name] = value
         _describe_groups(file)
 
-    write_stack(path, shard, form, choice.compress, (IMAGES, INSTANCES), describe, communicator)
+    datasets = (IMAGES, *(f"{LABELS}{label.name}" for label in form.labels))
+    write_stack(path, shard, form, choice.compress, datasets, describe, communicator)
 
 
 def _describe_stack(file: h5py.File, path: str, shard: Shard, form: Form, meaning: str) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpctem.collection.collection import Collection
+from hpctem.collection.stacks import find_stack, join_names, list_stacks, tell_classes
 from hpctem.detection.filters import RAW_VIEW
-from hpctem.errors import ConfigError, DatabaseError
+from hpctem.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpctem.database.reader import Database
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # What stands in a shard by default; TensorFlow and WebDataset advise 100 MB to 1 GB.
 SHARD_BYTES = 128 * 2**20
 STORED, CAMPAIGN = VIEWS = ("stored", "campaign")
+ALL, NONE = "all", "none"
 LEVEL = 4
 # Folders and files of an export that a part may not be named as.
 RESERVED = ("images", "labels", "campaigns", "lock")
@@ -39,12 +41,14 @@ class Format:
                    file for each image
     compressions   that it offers; the first is the default
     integers       images are stored with 16 bits, so that others have to be scaled
+    reals          labels of real numbers, such as distances, can be stored
     """
 
     suffix: str
     kind: str
     compressions: tuple[str, ...]
     integers: bool = False
+    reals: bool = True
 
 
 FORMATS: Mapping[str, Format] = {
@@ -52,7 +56,7 @@ FORMATS: Mapping[str, Format] = {
     "tfrecord": Format(".tfrecord", "shard", ("none", "gzip")),
     "webdataset": Format(".tar", "shard", ("none", "gzip")),
     "tiff": Format(".tif", "file", ("none", "gzip"), integers=True),
-    "png": Format(".png", "file", ("gzip",), integers=True),
+    "png": Format(".png", "file", ("gzip",), integers=True, reals=False),
     "emd": Format(".emd", "stack", ("none", "gzip", "lzf")),
 }
 
@@ -67,6 +71,7 @@ class Choice:
     compress   'none', 'gzip' or 'lzf'; '' for the format's default
     shard      images in one file (TFRecord, WebDataset, HDF5, EMD) or folder (TIFF, PNG)
     scale      (low, high) that become 0 and 65535 in TIFF and PNG; None: counts stay as they are
+    labels     names of label maps, or 'all' that every database has, or 'none'
     """
 
     format: str
@@ -74,6 +79,7 @@ class Choice:
     compress: str = ""
     shard: int | None = None
     scale: tuple[float, float] | None = None
+    labels: tuple[str, ...] = (ALL,)
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -112,28 +118,56 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Label:
+    """One label map of the export.
+
+    name         in the database
+    key          in the export: 'label' where it is the only one, else its name
+    classes      names of the values 1, 2, ...; () where they are not named
+    scale        what a stored 1 means
+    units        of the values, '' for pure numbers
+    """
+
+    name: str
+    key: str
+    dtype: np.dtype
+    description: str = ""
+    classes: tuple[str, ...] = ()
+    scale: float = 1.0
+    units: str = ""
+
+
+@dataclass(frozen=True)
 class Form:
     """What every image of the export is.
 
     dtype    of the written pixels
     shape    (ny, nx) of all images, None where they differ
     scale    (low, high) of stored values that became 0 and 65535; None: values as they were
-    labels   whether there are label masks
+    labels   the label maps that go with every image
+    left_out names of label maps that some database has and that are not exported
     names    path of a database -> its name in keys: the campaign, and the file where two share it;
              also of those that give no image, so that the names do not depend on what is chosen
     views    path of a database -> view that is applied to its images
     left     path of a database -> view through which its exported images are still to be seen
-    steps    path of a database -> (height, width) of its pixels in angstrom
+    steps    path of a database -> (height, width) of its pixels in angstrom; None where they differ
+             from image to image, as the column pixel_size says
     """
 
     dtype: np.dtype
     shape: tuple[int, int] | None
     scale: tuple[float, float] | None
-    labels: bool
+    labels: tuple[Label, ...]
+    left_out: tuple[str, ...]
     names: Mapping[str, str]
     views: Mapping[str, str]
     left: Mapping[str, str]
-    steps: Mapping[str, tuple[float, float]]
+    steps: Mapping[str, tuple[float, float] | None]
+
+    @property
+    def label_bytes(self) -> int:
+        """Bytes of all labels of a pixel."""
+        return sum(label.dtype.itemsize for label in self.labels)
 
 
 @dataclass(frozen=True)
@@ -173,11 +207,14 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
     scale = choice.scale
     if form.integers and scale is None and dtype != np.uint16:
         scale = _find_range(parts)
+    labels = _plan_labels(list(databases.values()), choice)
+    known = join_names(list(databases.values()))
     return Form(
         dtype=np.dtype(np.uint16) if form.integers else dtype,
         shape=shapes.pop() if len(shapes) == 1 else None,
         scale=scale,
-        labels=all(_has_labels(database) for database in databases.values()),
+        labels=labels,
+        left_out=tuple(name for name in known if name not in [label.name for label in labels]),
         names=name_databases(_all_databases(parts)),
         views=views if applied else raw,
         left=raw if applied else views,
@@ -228,8 +265,10 @@ def make_keys(part: Part, form: Form, start: int, stop: int) -> list[str]:
 
 
 def common_steps(part: Part, form: Form) -> tuple[float, float] | None:
-    """(height, width) of the pixels in angstrom where a part's databases agree, else None."""
+    """(height, width) of the pixels in angstrom where all of a part's are alike, else None."""
     found = {form.steps[str(d.path)] for d in _used_databases(part)}
+    if None in found and "pixel_size" in part.collection.columns:
+        found = {(size, size) for size in np.unique(part.collection.column("pixel_size")).tolist()}
     return found.pop() if len(found) == 1 else None
 
 
@@ -279,16 +318,43 @@ def _used_databases(part: Part) -> list[Database]:
     return [part.collection.databases[number] for number in used]
 
 
-def _find_steps(database: Database) -> tuple[float, float]:
+def _find_steps(database: Database) -> tuple[float, float] | None:
     y, x = database.layout.stacks[0].axes
-    return y.step, x.step
+    return (y.step, x.step) if x.units else None
 
 
-def _has_labels(database: Database) -> bool:
-    try:
-        return bool(database.label_path)
-    except DatabaseError:
-        return False
+def _plan_labels(databases: Sequence[Database], choice: Choice) -> tuple[Label, ...]:
+    """The labels to export. Raises ConfigError for one that a database or the format lacks."""
+    held = [list_stacks(database) for database in databases]
+    reals = FORMATS[choice.format].reals
+    if choice.labels == (NONE,):
+        return ()
+    if choice.labels == (ALL,):
+        names = [name for name in held[0] if all(name in stacks for stacks in held)]
+        names = [n for n in names if reals or all(s[n].dtype.kind in "iu" for s in held)]
+    else:
+        names = list(dict.fromkeys(choice.labels))
+    labels = []
+    for name in names:
+        fields = [find_stack(database, name) for database in databases]
+        dtype = np.result_type(*(item.dtype for item in fields))
+        if dtype.kind == "f" and not reals:
+            raise ConfigError(
+                f"the label {name!r} holds real numbers, which {choice.format} cannot hold: choose "
+                "tiff or another format, or leave it out of the labels"
+            )
+        first = fields[0]
+        if len({tell_classes(item) for item in fields}) > 1:
+            classes = "; ".join(", ".join(tell_classes(item)) or "no names" for item in fields)
+            raise ConfigError(
+                f"the classes of the label {name!r} are not the same in all databases ({classes}): "
+                "export them one by one, or leave it out of the labels"
+            )
+        key = "label" if len(names) == 1 else name
+        scale = float(first.attributes.get("scale", 1.0))
+        classes = tell_classes(first)
+        labels.append(Label(name, key, dtype, first.description, classes, scale, first.units))
+    return tuple(labels)
 
 
 def _find_range(parts: Sequence[Part]) -> tuple[float, float]:
@@ -309,7 +375,7 @@ def _find_range(parts: Sequence[Part]) -> tuple[float, float]:
 def _shard_length(form: Form) -> int:
     if form.shape is None:
         return 256
-    size = int(np.prod(form.shape)) * (form.dtype.itemsize + form.labels)
+    size = int(np.prod(form.shape)) * (form.dtype.itemsize + form.label_bytes)
     return max(1, SHARD_BYTES // size)
 
 

@@ -26,7 +26,7 @@ def write_tiff(
 ) -> None:
     """A greyscale TIFF (revision 6.0) of one strip.
 
-    image   (ny, nx) uint8 or uint16
+    image   (ny, nx) uint8, uint16 or float32
     steps   (height, width) of a pixel in angstrom; stored in nm as ImageJ does (pixels per unit,
             the unit in the description) and as DigitalMicrograph does (its private tags, from which
             RosettaSciIO takes the unit), because the unit of TIFF itself is too coarse
@@ -51,6 +51,7 @@ def write_tiff(
         (282, RATIONAL, Fraction(1 / x).limit_denominator(10**6)),
         (283, RATIONAL, Fraction(1 / y).limit_denominator(10**6)),
         (296, SHORT, 1),  # pixels per the unit that ImageJ names
+        *([(339, SHORT, 3)] if image.dtype.kind == "f" else []),  # the samples are real numbers
         (65003, ASCII, "nm"),
         (65004, ASCII, "nm"),
         (65009, DOUBLE, x),

@@ -1,4 +1,4 @@
-"""The images of an export one by one: pixels, mask and all columns, as they will be written."""
+"""The images of an export one by one: pixels, labels and all columns, as they will be written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Record:
 
     key      unique in the export, safe as a file name
     image    (ny, nx) of the form's dtype
-    label    (ny, nx) uint8: 0 background, k particle k; None where there are no labels
+    labels   key of a label -> its map (ny, nx)
     steps    (height, width) of a pixel in angstrom
     columns  name -> number or text, None where the image's campaign has no such column, a list of
              numbers for a column of vectors
@@ -32,7 +32,7 @@ class Record:
 
     key: str
     image: np.ndarray
-    label: np.ndarray | None
+    labels: dict[str, np.ndarray]
     steps: tuple[float, float]
     columns: dict[str, Any]
 
@@ -44,8 +44,9 @@ def read_records(part: Part, start: int, stop: int, form: Form) -> Iterator[Reco
         rows = read_columns(part, first, last).to_pylist()
         keys = make_keys(part, form, first, last)
         for index, key, columns in zip(range(first, last), keys, rows, strict=True):
-            image, label = read_image(part, index, form), read_label(part, index, form)
-            yield Record(key, image, label, form.steps[source_of(part, index)], columns)
+            image, labels = read_image(part, index, form), read_labels(part, index, form)
+            steps = form.steps[source_of(part, index)] or (columns.get("pixel_size") or 1.0,) * 2
+            yield Record(key, image, labels, steps, columns)
 
 
 def read_columns(part: Part, start: int, stop: int) -> pyarrow.Table:
@@ -62,10 +63,11 @@ def read_image(part: Part, index: int, form: Form) -> np.ndarray:
     return np.ascontiguousarray(image, form.dtype)
 
 
-def read_label(part: Part, index: int, form: Form) -> np.ndarray | None:
-    """Mask number `index` of a part, None where there are no labels."""
+def read_labels(part: Part, index: int, form: Form) -> dict[str, np.ndarray]:
+    """The labels of image number `index` of a part by their keys in the export."""
     # Of its own database: others of the collection, which give no image, may hold no labels.
-    return np.ascontiguousarray(part.collection[index].label) if form.labels else None
+    maps = part.collection[index].labels
+    return {k.key: np.ascontiguousarray(maps[k.name], k.dtype) for k in form.labels}
 
 
 def source_of(part: Part, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Images and masks as stacks in one HDF5 file: compressed by all ranks, written by the first.
+"""Images and labels as stacks in one HDF5 file: compressed by all ranks, written by the first.
 
 A chunk is one image. Each rank turns its images into finished chunks with HDF5's own filters, in a
 file that exists in memory only; rank 0 puts them into the file in the order of the rows. So the
@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 
 from hpctem.database.schema import fit_text
-from hpctem.export.plan import LEVEL, Form, Shard, common_steps
-from hpctem.export.records import read_image, read_label
+from hpctem.export.plan import LEVEL, Form, Label, Shard, common_steps
+from hpctem.export.records import read_image, read_labels
 from hpctem.parallel import Communicator
 
 T = TypeVar("T")
@@ -38,21 +38,20 @@ def write_stack(
 ) -> None:
     """Write one file; all ranks call it.
 
-    datasets   path of the images and, where there are labels, of the masks
+    datasets   path of the images and of each label
     describe   adds everything else to the file, once its datasets are there
     """
     assert form.shape is not None
-    names = datasets[: 1 + form.labels]
-    dtypes = (form.dtype, np.dtype("u1"))[: len(names)]
+    dtypes = (form.dtype, *(label.dtype for label in form.labels))
     filters = choose_filters(compress)
-    size = max(1, BLOCK_BYTES // (int(np.prod(form.shape)) * (form.dtype.itemsize + form.labels)))
+    pixel = form.dtype.itemsize + form.label_bytes
+    size = max(1, BLOCK_BYTES // (int(np.prod(form.shape)) * pixel))
     blocks = [range(i, min(i + size, shard.stop)) for i in range(shard.start, shard.stop, size)]
 
     def fill(block: range) -> list[Chunks]:
         images = [read_image(shard.part, index, form) for index in block]
-        labels = [read_label(shard.part, index, form) for index in block]
-        stacks = (images, labels) if form.labels else (images,)
-        return [make_chunks(np.stack(stack), filters) for stack in stacks]  # type: ignore[arg-type]
+        labels = [read_labels(shard.part, index, form).values() for index in block]
+        return [make_chunks(np.stack(s), filters) for s in (images, *zip(*labels, strict=True))]
 
     computed = compute_in_order(blocks, fill, communicator)
     if communicator.rank != 0:
@@ -70,7 +69,7 @@ def write_stack(
                 track_times=False,
                 **filters,
             )
-            for name, dtype in zip(names, dtypes, strict=True)
+            for name, dtype in zip(datasets, dtypes, strict=True)
         ]
         describe(file)
         for block, stacks in zip(blocks, computed, strict=True):
@@ -210,6 +209,14 @@ def write_columns(file: h5py.File, shard: Shard, groups: Mapping[str, str]) -> N
             write_categories(file, path, values, column.categories, attributes)
         else:
             write_values(file, path, values, attributes)
+
+
+def describe_label(label: Label) -> dict[str, Any]:
+    """What the values of a label mean, as attributes; those that say nothing are left out."""
+    found: dict[str, Any] = {"description": label.description, "units": label.units}
+    found |= {"classes": list(label.classes)} if label.classes else {}
+    found |= {"scale": label.scale} if label.scale != 1 else {}
+    return {name: value for name, value in found.items() if value != ""}
 
 
 def list_axes(shard: Shard, form: Form, shape: Sequence[int]) -> list[tuple[str, np.ndarray, bool]]:

@@ -15,12 +15,16 @@ from hpctem.export.records import Record
 
 
 def write_webdataset(stream: IO[bytes], records: Iterable[Record]) -> None:
-    """KEY.image.npy, KEY.label.npy and KEY.json (all columns) of each image, without dates."""
+    """KEY.image.npy, KEY.label.npy and KEY.json (all columns) of each image, without dates.
+
+    Of several labels each is KEY.label_NAME.npy.
+    """
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for record in records:
             _add(archive, f"{record.key}.image.npy", encode_array(record.image))
-            if record.label is not None:
-                _add(archive, f"{record.key}.label.npy", encode_array(record.label))
+            for name, label in record.labels.items():
+                inner = name if name == "label" else f"label_{name}"
+                _add(archive, f"{record.key}.{inner}.npy", encode_array(label))
             _add(archive, f"{record.key}.json", encode_columns(record.columns))
 
 

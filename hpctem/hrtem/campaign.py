@@ -16,13 +16,15 @@ import numpy as np
 
 from hpctem import labels, tables
 from hpctem.backend import Backend
+from hpctem.conditions import set_detector
 from hpctem.database.schema import ATOMS_DIGEST
 from hpctem.detection.detector import detect
 from hpctem.detection.filters import crop, draw_crop, filter_median, integrate_pixels
-from hpctem.errors import DatabaseError, SampleError
-from hpctem.hrtem.conditions import CONDITION_COLUMNS, DrawConditions
-from hpctem.hrtem.experiment import Experiment, set_detector, set_optics
+from hpctem.errors import DatabaseError
+from hpctem.hrtem.conditions import DrawConditions
+from hpctem.hrtem.experiment import Experiment, set_optics
 from hpctem.hrtem.grids import Grids
+from hpctem.hrtem.tables import EXIT_WAVES, IMAGE_COLUMNS
 from hpctem.optics.electron import interaction_constant, wavelength
 from hpctem.optics.grid import Grid, copy_frequencies, nyquist_circle
 from hpctem.optics.multislice import exit_waves, plan_slices
@@ -84,11 +86,9 @@ def compute_structure(
             stored_waves.append(waves)
     rows |= {path: np.stack([image[path] for image in images]) for path in images[0]}
     if stored_waves:
-        rows[tables.EXIT_WAVES] = np.stack(stored_waves)
+        rows[EXIT_WAVES] = np.stack(stored_waves)
     if config.storage.store_atoms:
-        rows[tables.POSITIONS] = structure.positions
-        rows[tables.NUMBERS] = structure.numbers
-        rows[tables.TAGS] = structure.tags
+        rows |= tables.atom_rows(structure)
     return rows
 
 
@@ -132,8 +132,7 @@ def tabulate_structure(structure: Structure) -> Rows:
             continue
         table = tabulate(records, columns)
         rows |= {f"/entry/{group}/{name}": values for name, values in table.items()}
-    rows[ATOMS_DIGEST] = np.frombuffer(digest(structure), np.uint8)[None]
-    return rows
+    return rows | {ATOMS_DIGEST: tables.digest_row(structure)}
 
 
 def pass_wave(
@@ -340,7 +339,7 @@ def record_image(
         intensity,
         conditions["dose"],
         grids.pixel_area,
-        set_detector(experiment.config, conditions),
+        set_detector(experiment.config.imaging.detector, conditions),
         draw.generator(image, "counts"),
         draw.generator(image, "readout"),
         backend,
@@ -360,15 +359,7 @@ def record_image(
 def tabulate_image(recorded: Recorded) -> Rows:
     """The row of an image in the image table: its pixels, labels, conditions and statistics."""
     image, instances = recorded.image(), recorded.instances()
-    values = recorded.conditions | {
-        "mean": float(image.mean(dtype=np.float64)),
-        "standard_deviation": float(image.std(dtype=np.float64)),
-        "minimum": float(image.min()),
-        "maximum": float(image.max()),
-        "particle_fraction": float(np.count_nonzero(instances) / instances.size),
-    }
-    if not np.isfinite(values["standard_deviation"]):
-        raise SampleError("the image holds NaN or infinity")
-    columns = (*CONDITION_COLUMNS, *tables.IMAGE_STATISTICS)
-    rows = {f"/entry/metadata/{c.name}": np.array(values[c.name], c.dtype) for c in columns}
-    return {tables.IMAGES: image, tables.INSTANCES: instances, **rows}
+    values = recorded.conditions | tables.measure_image(image)
+    values["particle_fraction"] = float(np.count_nonzero(instances) / instances.size)
+    row = {path: one[0] for path, one in tables.metadata_rows([values], IMAGE_COLUMNS).items()}
+    return {tables.IMAGES: image, tables.INSTANCES: instances, **row}

@@ -8,16 +8,14 @@ from functools import cached_property
 import numpy as np
 
 from hpctem.backend import Backend
-from hpctem.config import Config
+from hpctem.conditions import COEFFICIENTS, noisiest_detector
+from hpctem.config import HrtemConfig
 from hpctem.detection.detector import Detector
-from hpctem.detection.mtf import MTF, ParametricMTF, TabulatedMTF
-from hpctem.hrtem.conditions import COEFFICIENTS
 from hpctem.hrtem.grids import Grids, choose_grids
 from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.multislice import Multislice
 from hpctem.optics.transfer import Imaging
 from hpctem.sampling import Streams
-from hpctem.sections.common import MeasuredMtf
 from hpctem.structures import phonons, recipes
 from hpctem.structures.scenes import Structure
 
@@ -26,7 +24,7 @@ from hpctem.structures.scenes import Structure
 class Experiment:
     """A campaign on a device: everything that does not change from structure to structure."""
 
-    config: Config
+    config: HrtemConfig
     backend: Backend
 
     @cached_property
@@ -60,9 +58,7 @@ class Experiment:
     @cached_property
     def _camera(self) -> Detector:
         """The detector with all the noise that it can have."""
-        noise = self.config.imaging.detector.readout_noise.support[1]
-        unit = {"mtf_c1": 0.0, "mtf_c2": 1.0, "mtf_c3": 1.0, "quantum_efficiency": 1.0}
-        return set_detector(self.config, unit | {"readout_noise": noise})
+        return noisiest_detector(self.config.imaging.detector)
 
     def check_displacements(self, numbers: np.ndarray) -> None:
         """Raise ConfigError when an element lacks the displacement that the campaign asks for."""
@@ -90,7 +86,7 @@ class Experiment:
         )
 
 
-def set_optics(config: Config, values: dict[str, float], height: float) -> Imaging:
+def set_optics(config: HrtemConfig, values: dict[str, float], height: float) -> Imaging:
     """The optical settings of one focus, from its row of conditions; height of the cell in A."""
     imaging = config.imaging
     return Imaging(
@@ -106,23 +102,4 @@ def set_optics(config: Config, values: dict[str, float], height: float) -> Imagi
         plasmon=(values["plasmon_weight"], values["plasmon_background"])
         if imaging.plasmon
         else None,
-    )
-
-
-def set_detector(config: Config, conditions: dict[str, float]) -> Detector:
-    """The detector of one image, from its row of conditions."""
-    detector = config.imaging.detector
-    mtf: MTF | None = None
-    if isinstance(detector.mtf, MeasuredMtf):
-        mtf = TabulatedMTF(detector.mtf.frequencies, detector.mtf.values)
-    elif detector.mtf is not None:
-        mtf = ParametricMTF(conditions["mtf_c1"], conditions["mtf_c2"], conditions["mtf_c3"])
-    return Detector(
-        mtf=mtf,
-        quantum_efficiency=conditions["quantum_efficiency"],
-        readout_noise=conditions["readout_noise"],
-        gain=detector.gain,
-        offset=detector.offset,
-        digitize=detector.digitize,
-        saturation_limit=detector.saturation_limit,
     )

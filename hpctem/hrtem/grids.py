@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpctem.config import Config
+from hpctem.config import HrtemConfig
 from hpctem.errors import ConfigError
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import fast_size
@@ -40,7 +40,7 @@ class Grids:
         return self.extent[0] * self.extent[1] / (self.image[0] * self.image[1])
 
 
-def choose_grids(config: Config) -> Grids:
+def choose_grids(config: HrtemConfig) -> Grids:
     """The grids that a campaign asks for.
 
     The wave's grid is the next larger size that factorises into 2, 3 and 5, so its sampling is the

@@ -20,6 +20,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 SECTIONS: tuple[tuple[str, str, Callable[[Survey], Html]], ...] = (
     ("images", "Images and masks", sections.write_images),
     ("drawn", "What was asked and what was drawn", sections.write_draws),
+    ("defects", "Point defects", sections.write_defects),
     ("outcomes", "What came out", sections.write_outcomes),
     ("spectra", "Power spectra", sections.write_spectra),
     ("checks", "Checks", records.write_checks),
@@ -71,12 +72,17 @@ def survey_databases(paths: Sequence[Path], check: bool) -> list[Survey]:
         ]
 
 
+def list_sections(found: Survey) -> list[tuple[str, str, Callable[[Survey], Html]]]:
+    """The sections that have something to say of a campaign."""
+    return [part for part in SECTIONS if part[0] != "defects" or found.defects]
+
+
 def write_campaign(found: Survey, prefix: str) -> tuple[str, Html]:
     """Title and markup of one campaign's part of the page; anchors begin with `prefix`."""
-    name = found.config.campaign.name
+    name, shown = found.config.campaign.name, list_sections(found)
     links = tag(
         "nav",
-        (tag("a", title, href=f"#{prefix}-{key}") for key, title, _ in SECTIONS),
+        (tag("a", title, href=f"#{prefix}-{key}") for key, title, _ in shown),
         aria_label=f"Sections of {name}",
     )
     head = tag(
@@ -89,7 +95,7 @@ def write_campaign(found: Survey, prefix: str) -> tuple[str, Html]:
     )
     body = (
         tag("section", tag("h2", title), write(found), id=f"{prefix}-{key}", class_=f"about-{key}")
-        for key, title, write in SECTIONS
+        for key, title, write in shown
     )
     return name, tag("main", head, body)
 

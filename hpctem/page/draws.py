@@ -6,40 +6,17 @@ Of a value that several images share only one row is taken, so that every draw c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from hpctem.config import Config
 from hpctem.database.reader import Database
-from hpctem.hrtem.conditions import translate_aberrations
+from hpctem.page.drawn_columns import Place, find_column
 from hpctem.page.settings import Setting
 from hpctem.sampling import LEVELS, Distribution
 from hpctem.sections.hrtem import Particles
 
-# Key of the campaign file -> table and column that hold what was drawn.
-COLUMNS = {
-    "structure.substrate.thickness": ("structures", "substrate_thickness"),
-    "structure.particles.count": ("structures", "particles_requested"),
-    "structure.particles.radius": ("particles", "radius"),
-    "structure.particles.embedding": ("particles", "embedding"),
-    "structure.particles.orientation.in_plane": ("particles", "in_plane"),
-    "structure.particles.planar_defects.count": ("particles", "planar_defects_requested"),
-    "structure.particles.planar_defects.kind": ("planar_defects", "kind"),
-    "simulation.tilt.x": ("images", "tilt_x"),
-    "simulation.tilt.y": ("images", "tilt_y"),
-    "imaging.defocus": ("images", "defocus"),
-    "imaging.focal_spread": ("images", "focal_spread"),
-    "imaging.convergence_semiangle": ("images", "convergence_semiangle"),
-    "imaging.plasmon.weight": ("images", "plasmon_weight"),
-    "imaging.plasmon.background": ("images", "plasmon_background"),
-    "imaging.dose": ("images", "dose"),
-    "imaging.detector.quantum_efficiency": ("images", "quantum_efficiency"),
-    "imaging.detector.mtf.c1": ("images", "mtf_c1"),
-    "imaging.detector.mtf.c2": ("images", "mtf_c2"),
-    "imaging.detector.mtf.c3": ("images", "mtf_c3"),
-    "imaging.detector.readout_noise": ("images", "readout_noise"),
-}
 EACH = {"structures": "structure", "particles": "particle", "planar_defects": "defect"}
 PATHS = {"images": "metadata"}
 
@@ -72,18 +49,20 @@ def read_draws(
     Constants are among them: their columns hold one value.
     """
     for setting in settings:
-        found = find_column(config, setting)
-        if found is None or not isinstance(setting.value, Distribution):
+        place = find_column(config, setting)
+        if place is None or not isinstance(setting.value, Distribution):
             continue
-        table, name, factor = found
+        table, name, factor = place.table, place.column, place.factor
         parts = [
-            _read_part(database, config, setting, table, name)
+            _read_part(database, config, setting, place)
             for database in databases
             if table in database.layout.tables
         ]
         if not parts:
             continue
         values = np.concatenate([values for values, _ in parts])
+        if place.needs is not None and not len(values):
+            continue
         if factor != 1:
             values = values / factor
         yield Draws(
@@ -94,36 +73,20 @@ def read_draws(
             np.concatenate([positions for _, positions in parts]),
             _note_missing(databases) if table == "particles" else "",
         )
-    particles = config.structure.particles
+    particles = getattr(config.structure, "particles", None)
     if particles is not None and particles.orientation == "uniform":
         yield from _read_orientations(databases, particles)
 
 
-def find_column(config: Config, setting: Setting) -> tuple[str, str, float] | None:
-    """Table and column that hold the draws of a setting, and their value over what was drawn.
-
-    None for a setting whose draws are in no column.
-    """
-    if setting.key in COLUMNS:
-        return *COLUMNS[setting.key], 1.0
-    kind, _, name = setting.key.removeprefix("imaging.aberrations.").partition(".")
-    if kind not in ("magnitudes", "angles") or not setting.key.startswith("imaging.aberrations."):
-        return None
-    # One unit of that aberration alone says which coefficient it becomes, and how large.
-    one = translate_aberrations(config.imaging.aberrations.notation, {name: (1.0, 0.0)})
-    krivanek, factor = next((k, v) for k, v in asdict(one).items() if v)
-    return (
-        ("images", krivanek, factor)
-        if kind == "magnitudes"
-        else ("images", f"phi{krivanek[1:]}", 1.0)
-    )
-
-
 def _read_part(
-    database: Database, config: Config, setting: Setting, table: str, name: str
+    database: Database, config: Config, setting: Setting, place: Place
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values and positions in one database."""
+    table = place.table
     rows = database.rows(table)
+    if place.needs is not None:
+        column, least = place.needs
+        rows = rows[np.asarray(database.mapped(f"/entry/{table}/{column}"))[rows] >= least]
     structures = database.structure_of(table, rows)
     positions = database.layout.first_structure + structures
     if table == "images":
@@ -137,7 +100,7 @@ def _read_part(
             positions = positions[first]
         else:
             positions = within[first] // step
-    path = f"/entry/{PATHS.get(table, table)}/{name}"
+    path = f"/entry/{PATHS.get(table, table)}/{place.column}"
     return database.column(path, rows=rows), positions
 
 

@@ -16,7 +16,7 @@ from hpctem.page.charts import draw_histogram, draw_spectra
 from hpctem.page.markup import Html, embed, join, table, tag
 from hpctem.page.spectra import Spectra
 from hpctem.page.survey import Comparison, Survey, Tiles
-from hpctem.report import colour_mask, draw_tile, format_quantity
+from hpctem.report import colour_mask, draw_tile, format_quantity, outline_style
 
 MASK_PIXELS = 96
 LEAST_P = 1e-99  # smaller ones are not told apart
@@ -24,18 +24,16 @@ LEAST_P = 1e-99  # smaller ones are not told apart
 
 def write_facts(found: Survey) -> Html:
     """How much there is of what."""
-    counts, (ny, nx) = found.counts, found.signal.shape
-    imaging = found.config.imaging
+    counts, (ny, nx) = found.counts, found.signal.shape[-2:]
     kind = "16-bit integers" if found.signal.dtype.kind == "u" else "32-bit floating point"
     states = ", ".join(
         f"{counts[name]:,} {name}" for name in ("good", "quarantined", "pending") if counts[name]
     )
     energy = found.config.simulation.energy
-    extent = [format_quantity(n * imaging.sampling, "A") for n in (nx, ny)]
     facts = (
         ("images", f"{counts['images']:,}", f"{nx} × {ny} pixels, {kind}"),
         ("structures", f"{counts['structures']:,}", f"{states}; {_describe_each(found)}"),
-        ("pixel", f"{imaging.sampling:.4g} Å", f"field of view {extent[0]} × {extent[1]}"),
+        *([("pixel", *_describe_pixels(found.pixels, (nx, ny)))] if found.pixels else []),
         ("energy", format_quantity(energy, "eV"), f"wavelength {100 * wavelength(energy):.3g} pm"),
         ("size", gib(sum(volume.size for volume in found.volumes)), _describe_files(found)),
         ("state", *_describe_state(found)),
@@ -52,8 +50,17 @@ def write_facts(found: Survey) -> Html:
 
 def _describe_each(found: Survey) -> str:
     config = found.config
-    foci, each = config.imaging.foci * config.waves, config.imaging.images_per_focus
+    foci, each = config.foci, config.imaging.images_per_focus
     return f"{foci} {_plural('focus', foci)} × {each} {_plural('image', each)} each"
+
+
+def _describe_pixels(pixels: tuple[float, float], counts: tuple[int, int]) -> tuple[str, str]:
+    """Size of a pixel and field of view, or the ranges of both."""
+    sizes = sorted({f"{size:.4g}" for size in pixels}, key=float)
+    extents = [
+        " × ".join(format_quantity(n * size, "A") for n in counts) for size in sorted(set(pixels))
+    ]
+    return f"{' … '.join(sizes)} Å", f"field of view {' … '.join(extents)}"
 
 
 def _plural(word: str, count: int) -> str:
@@ -83,30 +90,47 @@ def write_images(found: Survey) -> Html:
     tiles = [tile for part in found.tiles for tile in _write_tiles(part)]
     if not tiles:
         return tag("p", "There is no image yet.")
-    medians = any(part.view == MEDIAN_VIEW for part in found.tiles)
+    medians = any(part.chosen.view == MEDIAN_VIEW for part in found.tiles)
     note = " Shown through the 3 × 3 median that the campaign records." if medians else ""
     text = (
         "Evenly spread over the database; grey from the 0.5th to the 99.5th percentile of each "
-        f"image. Lines are the outlines of the particles' masks, shown filled beside.{note}"
+        f"image. {_describe_masks(found)}{note}"
     )
-    return join(tag("p", text, class_="note"), tag("div", tiles, class_="tiles"))
+    names = found.tiles[0].chosen.names
+    keys = (
+        tag("span", tag("i", style=f"background: {outline_style(k)['color']}"), f" {name}")
+        for k, name in enumerate(names, 1)
+    )
+    legend = [tag("p", keys, class_="legend")] if names else []
+    return join(tag("p", text, class_="note"), legend, tag("div", tiles, class_="tiles"))
+
+
+def _describe_masks(found: Survey) -> str:
+    shown = found.tiles[0].chosen
+    if all(one.mask is None for one in shown.images):
+        return ""
+    what = "label maps" if shown.names else "particles' masks"
+    return f"Lines are the outlines of the {what}, shown filled beside."
 
 
 def _write_tiles(part: Tiles) -> Iterator[Html]:
     chosen = part.chosen
     for k, row in enumerate(chosen.rows.tolist()):
-        image, mask = apply_view(chosen.images[k], part.view), chosen.masks[k]
+        shown = chosen.images[k]
+        image, mask = apply_view(shown.image, chosen.view), shown.mask
         lines = [("file", part.file)] if part.file else []
         lines += [("row", str(row))]
         lines += [
             (name, format_quantity(*value) if isinstance(value, tuple) else format_quantity(value))
-            for name, value in chosen.captions[k].items()
+            for name, value in shown.caption.items()
         ]
-        raw, (height, width) = draw_tile(image, mask, part.pixel_size)
+        raw, (height, width) = draw_tile(image, mask, shown.pixel_size)
         about = ", ".join(f"{name} {value}" for name, value in lines)
         picture = embed(raw, "webp", f"Image of row {row}: {about}", width, height, "tile")
-        thumb, (high, wide) = _draw_mask(mask)
-        small = embed(thumb, "png", f"Mask of row {row}", wide, high, "mask")
+        small: list[Html] = []
+        if mask is not None:
+            thumb, (high, wide) = _draw_mask(mask)
+            small = [embed(thumb, "png", f"Mask of row {row}", wide, high, "mask")]
         pairs = ((tag("dt", name), tag("dd", value)) for name, value in lines)
         caption = tag("figcaption", small, tag("dl", (join(*pair) for pair in pairs)))
         yield tag("figure", picture, caption)
@@ -144,8 +168,13 @@ def write_draws(found: Survey) -> Html:
         if left_out
         else ""
     )
+    compared = {item.setting.key for item in found.comparisons}
+    others = [s for s in found.settings if s.drawn and s.key not in compared]
+    unknown = "; ".join(f"{one.key}, {one.text}" for one in others)
+    untold = f" Drawn as well, but in no column of its own: {unknown}." if others else ""
     cards = (_write_comparison(item, found.tests) for item in found.comparisons)
-    return join(tag("p", text, rule, missing, class_="note"), tag("div", cards, class_="cards"))
+    note = tag("p", text, rule, missing, untold, class_="note")
+    return join(note, tag("div", cards, class_="cards"))
 
 
 def _write_comparison(item: Comparison, tests: int) -> Html:
@@ -219,6 +248,29 @@ def write_outcomes(found: Survey) -> Html:
     return tag("div", cards, class_="cards")
 
 
+def write_defects(found: Survey) -> Html:
+    """Kinds of point defects: rates asked and found."""
+    text = (
+        "Rates are counted in one image of each structure, over the atom columns that could bear "
+        "the defect and that an image of that size holds on average, of an adatom over unit cells; "
+        "in parentheses the interval that holds the true rate with 95 %. Structures with an edge "
+        "or islands do not count."
+    )
+    head = ("kind", "asked", "found", "defects", "columns", "defects in all images")
+    rows = []
+    for item in found.defects:
+        rates = ["unknown", "unknown"]
+        if item.asked is not None and item.rate is not None:
+            assert item.low is not None and item.high is not None
+            interval = f"{100 * item.low:.3g} … {100 * item.high:.3g}"
+            rates = [f"{100 * item.asked:.3g} %", f"{100 * item.rate:.3g} % ({interval})"]
+        known = item.columns is not None
+        counts = [f"{item.defects:,}", f"{item.columns:,.0f}"] if known else ["", ""]
+        rows.append((item.kind, *rates, *counts, f"{item.total:,}"))
+    shown = table(head, rows, "Kinds of point defects", (1, 2, 3, 4, 5))
+    return join(tag("p", text, class_="note"), shown)
+
+
 def write_spectra(found: Survey) -> Html:
     """Radial power spectra by dose and by focus."""
     measured = found.spectra
@@ -233,7 +285,7 @@ def write_spectra(found: Survey) -> Html:
     if floor:
         text += " Dashed: shot noise alone, one over the counted dose."
     if measured.reflections:
-        text += " Dotted: reflections of the particles' crystal."
+        text += " Dotted: reflections of the crystal."
     return join(
         tag("p", text, class_="note"),
         (join(_write_part(part, measured.reflections)) for part in measured.spectra),

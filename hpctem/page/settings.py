@@ -55,7 +55,13 @@ def _walk(section: Section, prefix: str) -> Iterator[Setting]:
             yield from _walk(value, f"{key}.")
         elif isinstance(value, dict):
             for part, item in value.items():
-                yield Setting(f"{key}.{part}", item, unit, meaning)
+                if isinstance(item, Section):
+                    yield from _walk(item, f"{key}.{part}.")
+                else:
+                    yield Setting(f"{key}.{part}", item, unit, meaning)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            for place, item in enumerate(value):
+                yield from _walk(item, f"{key}.{getattr(item, 'label', place)}.")
         elif value is not None and value != "" and value != ():
             yield Setting(key, value, unit, meaning)
 

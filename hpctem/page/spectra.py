@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpctem import tables
-from hpctem.config import Config
+from hpctem.config import Config, StemConfig
 from hpctem.database.reader import Database
+from hpctem.page.reflections import list_reflections
 from hpctem.page.settings import choose_common_unit
 from hpctem.pictures.spectra import power_spectrum, radial_average
-from hpctem.structures import recipes
-from hpctem.structures.lattices import Crystal
 
 MOST_IMAGES = 240
 # At most so many pixels are transformed: 240 images of 512 pixels, 15 of 2048.
 MOST_PIXELS = 64_000_000
 LEAST_IMAGES = 8
 LEAST_SIDE = 16
+MOST_REFLECTIONS = 5
 MOST_GROUPS = 6
 
 
@@ -28,7 +27,7 @@ class Group:
     """The spectra of images taken alike.
 
     mean, low, high   (n,) in A^2: mean, 10th and 90th percentile over the images
-    floor             shot noise alone, 1 / (dose x efficiency), in A^2; None where not only counted
+    floor             shot noise alone, one over the counted dose, in A^2; None where there is more
     """
 
     label: str
@@ -65,8 +64,9 @@ def measure_spectra(databases: Sequence[Database], config: Config) -> Measured |
     """Mean spectra of some images of a campaign; None where images are too small or there are none.
 
     Images are drawn alike from all good rows, always the same ones; at most 240, fewer large ones.
+    Where pixels differ the spectra end at the lowest of the Nyquist frequencies.
     """
-    ny, nx = databases[0].field(tables.IMAGES).shape
+    ny, nx = databases[0].field(databases[0].image_path).shape
     good = [database.rows("images") for database in databases]
     total = sum(map(len, good))
     if min(ny, nx) < LEAST_SIDE or total == 0:
@@ -77,30 +77,32 @@ def measure_spectra(databases: Sequence[Database], config: Config) -> Measured |
         chosen = np.sort(np.random.default_rng(0).choice(total, count, replace=False))
     ends = np.cumsum([0, *map(len, good)])
     curves, values = [], []
-    q = np.zeros(0)
+    frequencies = []
     for source, database in enumerate(databases):
         mine = chosen[(chosen >= ends[source]) & (chosen < ends[source + 1])] - ends[source]
         rows = good[source][mine]
         if not len(rows):
             continue
-        names = ("dose", "defocus", "quantum_efficiency", "pixel_size", "offset")
+        names = ("dose", "defocus", "quantum_efficiency", "pixel_size", "offset", "mean")
         columns = [
             database.column(f"/entry/metadata/{name}", rows=rows).astype(np.float64)
             for name in names
         ]
         values.append(np.stack(columns))
-        images = database.stored(tables.IMAGES, rows)
+        images = database.stored(database.image_path, rows)
         for k in range(len(rows)):
             pixel, offset = columns[3][k], columns[4][k]
             power = power_spectrum(images[k] - np.float32(offset), pixel)
             q, curve = radial_average(power, nx, pixel)
+            frequencies.append(q)
             curves.append(curve)
     table = np.concatenate(values, axis=1)
     known = np.isfinite(curves).all(axis=1)
     if not known.any():
         return None
-    table, stack = table[:, known], np.array(curves)[known]
-    floors = 1 / (table[0] * table[2]) if _only_counts(config) else None
+    q = min(frequencies, key=lambda q: q[-1])
+    table, stack = table[:, known], _resample(frequencies, curves, q)[known]
+    floors = _find_floors(config, *table)
     spectra = [
         Spectra(name, q, _group(stack, values, unit, floors))
         for name, values, unit in (("dose", table[0], "e/A^2"), ("defocus", table[1], "A"))
@@ -109,19 +111,39 @@ def measure_spectra(databases: Sequence[Database], config: Config) -> Measured |
     if not spectra:
         both = Spectra("", q, (_measure("all images", stack, floors),))
         spectra = [both]
-    reflections = _list_reflections(config, float(q[-1]))
+    reflections = tuple(list_reflections(config, float(q[-1]))[:MOST_REFLECTIONS])
     return Measured(tuple(spectra), len(stack), total, reflections)
 
 
-def _only_counts(config: Config) -> bool:
-    """The stored numbers are electrons, with no noise but that of their counting."""
-    detector = config.imaging.detector
-    return (
-        detector.mtf is None
-        and detector.gain == 1
-        and detector.readout_noise.support == (0.0, 0.0)
-        and config.imaging.median != "stored"
+def _resample(
+    frequencies: Sequence[np.ndarray], curves: Sequence[np.ndarray], q: np.ndarray
+) -> np.ndarray:
+    """All curves (n, len(q)) at the frequencies q; as they are where they have these."""
+    return np.array(
+        [
+            curve if np.array_equal(own, q) else np.interp(q, own, curve)
+            for own, curve in zip(frequencies, curves, strict=True)
+        ]
     )
+
+
+def _find_floors(
+    config: Config,
+    dose: np.ndarray,
+    defocus: np.ndarray,
+    efficiency: np.ndarray,
+    pixel: np.ndarray,
+    offset: np.ndarray,
+    mean: np.ndarray,
+) -> np.ndarray | None:
+    """Shot noise alone for each image; None where there is more noise, or none."""
+    detector = config.imaging.detector
+    if detector.mtf is not None or detector.gain != 1 or detector.readout_noise.support != (0, 0):
+        return None
+    if isinstance(config, StemConfig):
+        # What is counted is what the detector collects, a part of the dose.
+        return pixel**2 / (mean - offset) if config.imaging.beam is not None else None
+    return 1 / (dose * efficiency) if config.imaging.median != "stored" else None
 
 
 def _group(
@@ -151,35 +173,3 @@ def _measure(label: str, curves: np.ndarray, floors: np.ndarray | None) -> Group
     low, high = np.percentile(curves, (10, 90), axis=0)
     floor = float(floors.mean()) if floors is not None else None
     return Group(label, len(curves), curves.mean(axis=0), low, high, floor)
-
-
-def _list_reflections(config: Config, edge: float) -> tuple[tuple[str, float], ...]:
-    """The first reflections of the particles' crystal below `edge` (1/A)."""
-    particles = config.structure.particles
-    if particles is None:
-        return ()
-    return tuple(list_reflections(recipes.load_crystal(particles.crystal), edge)[:5])
-
-
-def list_reflections(crystal: Crystal, edge: float) -> list[tuple[str, float]]:
-    """(indices, spatial frequency in 1/A) of a crystal's reflections up to `edge`, rising.
-
-    Those that the basis extinguishes are left out; of several of one frequency the first in
-    descending order of indices names them.
-    """
-    reciprocal = np.linalg.inv(crystal.cell).T
-    most = np.ceil(edge * np.linalg.norm(crystal.cell, axis=1)).astype(int).clip(0, 12)
-    hkl = np.array([index for index in np.ndindex(*(2 * most + 1))]) - most
-    g = hkl @ reciprocal
-    length = np.linalg.norm(g, axis=1)
-    phases = np.exp(2j * np.pi * (hkl @ crystal.fractional.T))
-    strength = np.abs(phases @ crystal.numbers.astype(float))
-    seen = (length > 0) & (length <= edge) & (strength > 1e-3 * crystal.numbers.sum())
-    found: dict[float, tuple[list[int], float]] = {}
-    for indices, q in zip(hkl[seen].tolist(), length[seen].tolist(), strict=True):
-        found[round(q, 6)] = max(found.get(round(q, 6), (indices, q)), (indices, q))
-    return [("".join(map(_write_index, indices)), q) for _, (indices, q) in sorted(found.items())]
-
-
-def _write_index(index: int) -> str:
-    return f"{-index}\u0305" if index < 0 else str(index)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hpctem import tables
 from hpctem.campaign_file import reopen_campaign
 from hpctem.config import Config
 from hpctem.database.journal import journal_folder
@@ -18,12 +17,13 @@ from hpctem.database.pace import Look, read_pace
 from hpctem.database.reader import Database
 from hpctem.database.schema import Field
 from hpctem.database.verify import Verification
-from hpctem.detection.filters import RAW_VIEW
 from hpctem.page.agreement import Fit, compare
+from hpctem.page.defects import Found, count_defects
 from hpctem.page.draws import Draws, read_draws
 from hpctem.page.histogram import Histogram, count_draws, count_values
 from hpctem.page.settings import Setting, list_settings
 from hpctem.page.spectra import Measured, measure_spectra
+from hpctem.pictures.marking import list_kinds
 from hpctem.pictures.sheets import Chosen, choose_images
 
 TILES = 12
@@ -32,7 +32,9 @@ OUTCOMES = (
     *("/entry/metadata/mean", "/entry/metadata/standard_deviation", "/entry/metadata/saturated"),
     *("/entry/metadata/particle_fraction", "/entry/structures/particles_placed"),
     *("/entry/structures/planar_defects_placed", "/entry/structures/n_atoms"),
-    "/entry/structures/height",
+    *("/entry/structures/height", "/entry/structures/n_defects", "/entry/structures/thickness"),
+    *("/entry/structures/hole_fraction", "/entry/metadata/n_columns"),
+    "/entry/metadata/electrons_per_pixel",
 )
 
 
@@ -66,11 +68,9 @@ class Volume:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Images for the page, and how they are shown; the file's name where there are several."""
+    """Images for the page; the file's name where there are several."""
 
     chosen: Chosen
-    pixel_size: float
-    view: str
     file: str
 
 
@@ -80,6 +80,8 @@ class Survey:
 
     counts        summed over the files, as `Database.counts`
     signal        the field of the images
+    pixels        smallest and largest pixel in angstrom, None where there is no image
+    defects       kinds of point defects, asked and found
     comparisons   every value that was drawn; constants: every other with a column of its own
     settings      every key of the campaign file
     outcomes      columns that resulted
@@ -90,6 +92,8 @@ class Survey:
     volumes: tuple[Volume, ...]
     counts: dict[str, int]
     signal: Field
+    pixels: tuple[float, float] | None
+    defects: tuple[Found, ...]
     comparisons: tuple[Comparison, ...]
     constants: tuple[Comparison, ...]
     settings: tuple[Setting, ...]
@@ -160,6 +164,7 @@ def survey_campaign(
         settings = list_settings(config)
         compared = [_compare(draws) for draws in read_draws(databases, config, settings)]
         spectra = measure_spectra(databases, config)
+        defects = count_defects(databases, config)
     counts: dict[str, int] = {}
     for database in databases:
         for name, count in database.counts.items():
@@ -168,7 +173,9 @@ def survey_campaign(
         config=config,
         volumes=tuple(map(_describe_volume, databases, verifications)),
         counts=counts,
-        signal=first.field(tables.IMAGES),
+        signal=first.field(first.image_path),
+        pixels=_find_pixels(databases),
+        defects=tuple(defects),
         comparisons=tuple(found for found in compared if found.histogram is not None),
         constants=tuple(found for found in compared if found.histogram is None),
         settings=tuple(_name_files(settings, first.campaign)),
@@ -216,12 +223,16 @@ def _name_files(settings: Sequence[Setting], texts: dict[str, str]) -> Iterator[
     files: dict[str, Any] = json.loads(texts["inputs"])
     for setting in settings:
         value = files[setting.key]["name"] if setting.key in files else setting.value
+        listed = [file["name"] for key, file in files.items() if key.startswith(f"{setting.key}.")]
+        if listed and isinstance(setting.value, tuple):
+            value = tuple(listed)
         yield Setting(setting.key, value, setting.unit, setting.meaning)
 
 
 def _count_outcomes(databases: Sequence[Database]) -> Iterator[tuple[Field, Histogram]]:
-    known = {item.path: item for item in databases[0].layout.fields}
-    for path in OUTCOMES:
+    fields = databases[0].layout.fields
+    known = {item.path: item for item in fields}
+    for path in (*OUTCOMES, *(f"/entry/metadata/n_{kind}" for kind in list_kinds(fields))):
         if path in known:
             values = np.concatenate([database.column(path) for database in databases])
             if values.size and values.min() != values.max():
@@ -233,7 +244,9 @@ def _choose_tiles(databases: Sequence[Database]) -> Iterator[Tiles]:
     files = [database for database in databases if len(database.rows("images"))][:TILES]
     for database in files:
         chosen = choose_images(database, max(1, TILES // len(files)))
-        pixel_size = float(database.column("pixel_size", rows=chosen.rows[:1])[0])
-        view = database.field(tables.IMAGES).attributes.get("view", RAW_VIEW)
-        name = database.path.name if len(files) > 1 else ""
-        yield Tiles(chosen, pixel_size, str(view), name)
+        yield Tiles(chosen, database.path.name if len(files) > 1 else "")
+
+
+def _find_pixels(databases: Sequence[Database]) -> tuple[float, float] | None:
+    sizes = np.concatenate([database.column("pixel_size") for database in databases])
+    return (float(sizes.min()), float(sizes.max())) if len(sizes) else None

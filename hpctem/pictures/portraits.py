@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from hpctem import tables
+from hpctem.collection.objects import find_rows
 from hpctem.database.reader import Database
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import ConfigError
-from hpctem.hrtem.conditions import COEFFICIENTS
+from hpctem.pictures.lines import write_lines
+from hpctem.pictures.marking import list_kinds, mark_classes
 from hpctem.pictures.spectra import power_spectrum, whole_spectrum
 from hpctem.report import (
+    LEGEND_INCHES,
     LETTER_INCHES,
     LINE_INCHES,
     choose_resolution,
     draw_image,
-    format_quantity,
+    draw_key,
+    outline_style,
     write_caption,
 )
 
@@ -31,24 +34,31 @@ HIGHEST_FREQUENCY = 12.5
 PANEL_INCHES, GAP_INCHES, MARGIN_INCHES, HEAD_INCHES = 3.1, 0.14, 0.2, 0.5
 # A column of metadata is as wide as its longest lines need, within these.
 LEAST_TEXT_INCHES, MOST_TEXT_INCHES = 2.4, 4.2
-# Columns that say nothing to a reader of one picture, or are said in another line.
-SILENT = ("atoms_digest", "status", "error", "structure", "row", "surface_z", "n_displaced_atoms")
+# Rings around defects, in angstrom, but no smaller than is seen.
+RING, LEAST_RING_INCHES = 1.5, 0.035
 
 
 @dataclass(frozen=True)
 class Portrait:
     """What is drawn of one image.
 
-    image   (ny, nx) as stored; mask (ny, nx), 0 background, k particle k; view: how it is shown
-    lines   name -> text, in the order in which they are written
+    image    (ny, nx) as stored; view: how it is shown
+    mask     (ny, nx), 0 background, k particle k or class k; None where there is none
+    lines    name -> text, in the order in which they are written
+    names    what 1, 2, ... mean in the mask; () for particles
+    kinds    of defects
+    defects  column and row in pixels of each defect that lies in the image, and its kind
     """
 
     title: str
     image: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray | None
     view: str
     pixel_size: float
     lines: Mapping[str, str]
+    names: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    defects: tuple[tuple[float, float, str], ...] = ()
 
 
 def draw_rows(collection: Any, indices: Sequence[int]) -> Any:
@@ -80,18 +90,31 @@ def read_portraits(database: Database, rows: Sequence[int]) -> list[Portrait]:
 def read_portrait(database: Database, row: int) -> Portrait:
     """An image of a database by its row in the file; DatabaseError says why it cannot be seen."""
     values = database.row("images", row)
-    signal, rows = database.field(tables.IMAGES), np.array([row])
+    rows, marking = np.array([row]), mark_classes(database.layout.fields)
     tables_of_it = ("structures", "images")
     fields = (item for table in tables_of_it for item in database.layout.fields_of(table))
     units = {item.name: item.units for item in fields}
     return Portrait(
         title=f"{write_name(database.path)}, row {row}",
-        image=database.stored(tables.IMAGES, rows)[0],
-        mask=database.stored(tables.INSTANCES, rows)[0],
-        view=str(signal.attributes.get("view", RAW_VIEW)),
+        image=database.stored(database.image_path, rows)[0],
+        mask=database.stored(marking.fields[0].path, rows)[0] if marking else None,
+        view=str(database.field(database.image_path).attributes.get("view", RAW_VIEW)),
         pixel_size=float(values["pixel_size"]),
         lines=write_lines(values, units),
+        names=marking.names if marking else (),
+        kinds=list_kinds(database.layout.fields),
+        defects=_read_defects(database, row),
     )
+
+
+def _read_defects(database: Database, row: int) -> tuple[tuple[float, float, str], ...]:
+    """Column, row and kind of each defect that lies in an image."""
+    if not list_kinds(database.layout.fields):
+        return ()
+    rows = find_rows(database, "defects", np.array([row]), seen=True)
+    names = ("pixel_x", "pixel_y", "kind", "inside")
+    columns = [database.column(f"/entry/defects/{name}", rows=rows).tolist() for name in names]
+    return tuple((x, y, kind) for x, y, kind, inside in zip(*columns, strict=True) if inside)
 
 
 def write_name(path: Path) -> str:
@@ -123,94 +146,6 @@ def save_figure(figure: Any, path: Path) -> Path:
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     figure.savefig(path, format=kind, metadata=undated[kind])
     return path
-
-
-def write_lines(values: Mapping[str, Any], units: Mapping[str, str]) -> dict[str, str]:
-    """What the metadata of an image say, line by line: name -> value with unit.
-
-    Columns that belong together share a line; what says nothing, because the campaign has no such
-    thing, is left out.
-    """
-    left = {name: value for name, value in values.items() if name not in SILENT}
-    lines: dict[str, str] = {}
-    for line in _LINES:
-        if all(name in left for name in line.names):
-            numbers = [left.pop(name) for name in line.names]
-            if any(number != line.nothing for number in numbers):
-                if line.counted and all(float(number).is_integer() for number in numbers):
-                    numbers = [int(number) for number in numbers]
-                unit = line.unit if line.unit is not None else units.get(line.names[0], "")
-                lines[line.title] = _write_together(numbers, unit, line.between)
-    for name in COEFFICIENTS:
-        if name.startswith("C") and name in left:
-            magnitude, azimuth = left.pop(name), left.pop(f"phi{name[1:]}", 0.0)
-            angle = f" / {np.degrees(azimuth):.1f}°" if name[2] != "0" else ""
-            if magnitude:
-                lines[name] = f"{format_quantity(magnitude, 'A')}{angle}"
-    for name, value in left.items():
-        if np.ndim(value) == 0 and (isinstance(value, str) or value):
-            lines[name.replace("_", " ")] = format_quantity(value, units.get(name, ""))
-    return lines
-
-
-def _write_together(numbers: Sequence[Any], unit: str, between: str) -> str:
-    """Numbers of one unit, which is written once."""
-    if unit == "%":
-        return f"{100 * numbers[0]:.1f} %"
-    texts = [format_quantity(number, unit) for number in numbers]
-    ends = [text.partition(" ")[2] for text in texts]
-    if len(set(ends)) == 1 and ends[0]:
-        return f"{between.join(text.partition(' ')[0] for text in texts)} {ends[0]}"
-    return between.join(texts)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of metadata: columns that share it, and the value that says nothing.
-
-    counted   numbers that counting gives are written as whole
-    """
-
-    title: str
-    names: tuple[str, ...]
-    nothing: float | None = None
-    unit: str | None = None
-    between: str = " / "
-    counted: bool = False
-
-
-_LINES = (
-    _Line("structure", ("structure_id",)),
-    _Line("wave / focus / dose", ("wave_index", "focus_index", "dose_index")),
-    _Line("energy", ("energy",)),
-    _Line("pixel", ("pixel_size",), unit="Å"),
-    _Line("beam tilt x / y", ("tilt_x", "tilt_y"), 0),
-    _Line("defocus", ("defocus",)),
-    _Line("from exit plane", ("defocus_exit",)),
-    _Line("focal spread", ("focal_spread",), 0),
-    _Line("convergence", ("convergence_semiangle",), 0),
-    _Line("aperture", ("objective_aperture",), 0),
-    _Line("plasmon weight / b", ("plasmon_weight", "plasmon_background"), 0),
-    _Line("dose", ("dose",)),
-    _Line("quantum efficiency", ("quantum_efficiency",), 1),
-    _Line("MTF c1 / c2 / c3", ("mtf_c1", "mtf_c2", "mtf_c3"), 0),
-    _Line("readout noise", ("readout_noise",), 0),
-    _Line("gain", ("gain",), 1),
-    _Line("offset", ("offset",), 0),
-    _Line("mean / deviation", ("mean", "standard_deviation")),
-    _Line("lowest / highest", ("minimum", "maximum"), counted=True),
-    _Line("saturated", ("saturated",), 0, "%"),
-    _Line("crop from x / y", ("crop_x", "crop_y"), 0, ""),
-    _Line("particle area", ("particle_fraction",), 0, "%"),
-    _Line("particles / asked", ("particles_placed", "particles_requested"), 0),
-    _Line("mean radius", ("mean_radius",), 0),
-    _Line("defects / asked", ("planar_defects_placed", "planar_defects_requested"), 0),
-    _Line("substrate", ("substrate_thickness",), 0),
-    _Line("cell", ("cell_x", "cell_y", "height"), between=" × "),
-    _Line("atoms", ("n_atoms",)),
-    _Line("in the substrate", ("n_substrate_atoms",), 0),
-    _Line("in particles", ("n_particle_atoms",), 0),
-)
 
 
 def draw_portraits(shown: Sequence[Portrait]) -> Any:
@@ -265,18 +200,14 @@ def _draw_strip(
         MARGIN_INCHES, top + 0.16, portrait.title, fontsize=10, fontweight="bold", va="center"
     )
     shown = apply_view(portrait.image, portrait.view)
-    particles = len(np.unique(portrait.mask[portrait.mask > 0]))
     median = ", 3 × 3 median" if portrait.view == MEDIAN_VIEW else ""
-    titles = (
-        f"image{median}",
-        f"label: {particles} particle{'s' * (particles != 1)}",
-        "power spectrum, log scale",
-    )
+    titles = (f"image{median}", _tell_label(portrait), "power spectrum, log scale")
     for title, box in zip(titles, boxes, strict=True):
         style: dict[str, Any] = {"fontsize": 8, "va": "center", "color": "#555555"}
         axes.text(box[0], top + HEAD_INCHES - 0.1, title, **style)
     draw_image(axes, boxes[0], shown, None, portrait.pixel_size)
     draw_image(axes, boxes[1], shown, portrait.mask, 0.0, filled=True)
+    _draw_defects(axes, boxes[1], portrait)
     _draw_spectrum(axes, boxes[2], portrait)
     left = boxes[2][0] + PANEL_INCHES + GAP_INCHES + 0.05
     items = list(portrait.lines.items())
@@ -284,6 +215,47 @@ def _draw_strip(
     for k in range(texts):
         part = dict(items[k * each : (k + 1) * each])
         write_caption(axes, left + k * room, top + HEAD_INCHES, part, room - 0.15)
+
+
+def _tell_label(portrait: Portrait) -> str:
+    """What the second picture of a strip shows."""
+    parts = []
+    if portrait.names:
+        parts.append("atom columns")
+    elif portrait.mask is not None:
+        particles = len(np.unique(portrait.mask[portrait.mask > 0]))
+        parts.append(f"{particles} particle{'s' * (particles != 1)}")
+    if portrait.kinds:
+        count = len(portrait.defects)
+        parts.append(f"{count} defect{'s' * (count != 1)}")
+    return f"label: {', '.join(parts)}" if parts else "no label"
+
+
+def _draw_defects(axes: Any, box: tuple[float, float, float, float], portrait: Portrait) -> None:
+    """Rings around the defects, coloured by kind after the classes of the mask, and a legend."""
+    from matplotlib.patches import Circle, Rectangle
+
+    left, top, wide, high = box
+    ny, nx = portrait.image.shape
+    pixel = min(wide / nx, high / ny)
+    left += (wide - nx * pixel) / 2
+    frame = Rectangle((left, top), nx * pixel, ny * pixel, transform=axes.transData)
+    radius = max(RING / portrait.pixel_size * pixel, LEAST_RING_INCHES)
+    for x, y, kind in portrait.defects:
+        style = outline_style(len(portrait.names) + portrait.kinds.index(kind) + 1)
+        place = left + (x + 0.5) * pixel, top + (y + 0.5) * pixel
+        ring = axes.add_patch(Circle(place, radius, fill=False, lw=1.3, zorder=4, **style))
+        ring.set_clip_path(frame)
+    found = [kind for *_, kind in portrait.defects]
+    texts = [*portrait.names, *(f"{kind}: {found.count(kind)}" for kind in portrait.kinds)]
+    if texts:
+        room = 0.42 + max(map(len, texts)) * LETTER_INCHES
+        plate: dict[str, Any] = {"color": "black", "alpha": 0.65, "lw": 0, "zorder": 5}
+        size = room, LEGEND_INCHES * len(texts) + 0.05
+        axes.add_patch(Rectangle((left + 0.05, top + 0.05), *size, **plate))
+    for line, text in enumerate(texts):
+        down = top + 0.16 + line * LEGEND_INCHES
+        draw_key(axes, left + 0.1, down, line + 1, text, color="white")
 
 
 def _draw_spectrum(axes: Any, box: tuple[float, float, float, float], portrait: Portrait) -> None:

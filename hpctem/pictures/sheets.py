@@ -6,59 +6,85 @@ are trained on them; what is stored stays as it was counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpctem import tables
 from hpctem.backend import select_backend
 from hpctem.config import Config
 from hpctem.database.reader import Database, open_database
-from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
+from hpctem.database.schema import Layout
+from hpctem.detection.filters import RAW_VIEW, apply_view
 from hpctem.errors import SampleError
-from hpctem.hrtem.campaign import compute_images
-from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator, share_cyclically
+from hpctem.pictures.captions import list_captioned, read_captions, write_caption
+from hpctem.pictures.marking import choose_marking, list_kinds
 from hpctem.report import contact_sheet
+from hpctem.techniques import choose_technique
 
 SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image of a sheet: pixels as stored (ny, nx), mask of that shape or None, caption, A."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    caption: dict[str, Any]
+    pixel_size: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some images of a database.
+
+    rows    (n,) file rows
+    view    how the images are looked at
+    names   what 1, 2, ... mean in the masks; () for particles
+    """
+
+    rows: np.ndarray
+    images: list[Shown]
+    view: str
+    names: tuple[str, ...]
 
 
 def draw_database(path: Path, target: Path) -> Path:
     """Draw images spread evenly over the good rows of a database; returns `target`."""
     with open_database(path) as database:
         shown = choose_images(database, SHOWN)
-        view = database.field(tables.IMAGES).attributes.get("view", RAW_VIEW)
-        pixel_size = float(database.column("pixel_size", rows=shown.rows[:1])[0])
-        pairs = list(zip(shown.images, shown.masks, strict=True))
-        return _draw(pairs, shown.captions, pixel_size, target, database.layout.title, str(view))
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some images of a database: file rows (n,), images and masks (n, ny, nx), captions."""
-
-    rows: np.ndarray
-    images: np.ndarray
-    masks: np.ndarray
-    captions: list[dict[str, Any]]
+        return _draw(shown.images, target, database.layout.title, shown.view, shown.names)
 
 
 def choose_images(database: Database, count: int) -> Chosen:
     """At most `count` images spread evenly over the good rows of a database."""
     good = database.rows("images")
     rows = good[np.unique(np.linspace(0, len(good) - 1, count).astype(int))]
-    paths = {name: f"/entry/metadata/{name}" for name in _CONDITIONS}
-    paths |= {name: f"/entry/structures/{name}" for name in _STRUCTURE}
-    columns = {name: database.column(path, "images", rows) for name, path in paths.items()}
-    captions = [
-        caption({name: values[k] for name, values in columns.items()}) for k in range(len(rows))
-    ]
-    images, masks = (database.stored(name, rows)[:] for name in (tables.IMAGES, tables.INSTANCES))
-    return Chosen(rows, images, masks, captions)
+    marking = choose_marking(database.layout.fields)
+    masks: Sequence[np.ndarray | None] = [None] * len(rows)
+    if marking is not None:
+        maps = {item.path: database.stored(item.path, rows)[:] for item in marking.fields}
+        masks = list(marking.merge(maps))
+    shown = zip(
+        database.stored(database.image_path, rows)[:],
+        masks,
+        read_captions(database, rows),
+        database.column("pixel_size", rows=rows).tolist(),
+        strict=True,
+    )
+    names = marking.names if marking else ()
+    return Chosen(rows, [Shown(*one) for one in shown], find_view(database.layout), names)
+
+
+def find_view(layout: Layout) -> str:
+    """How the images of a database are looked at."""
+    signal = layout.stacks[0].signal
+    item = next(item for item in layout.fields if item.path == signal)
+    return str(item.attributes.get("view", RAW_VIEW))
 
 
 def draw_preview(
@@ -69,42 +95,53 @@ def draw_preview(
     At most `phonons` phonon configurations are averaged. Raises SampleError when none is good.
     """
     count = min(count, config.campaign.structures)
-    experiment = Experiment(
-        limit_phonons(config, phonons), select_backend(device, communicator.local_rank)
-    )
-    mine: list[tuple[int, Any, Any]] = []
+    config, technique = limit_phonons(config, phonons), choose_technique(config)
+    experiment = technique.open_experiment(config, select_backend(device, communicator.local_rank))
+    layout = technique.plan_layout(experiment, range(count), {})
+    mine: list[tuple[int, Shown | None, str]] = []
     for index in share_cyclically(range(count), communicator):
+        # A stride of the golden ratio visits foci and doses alike, however many there are.
+        image = int(index * 0.6180339887498949 * config.images) % config.images
         try:
-            mine.append((index, *preview_image(experiment, index)))
+            rows, values = technique.compute_preview(experiment, index, image)
+            mine.append((index, gather_row(layout, rows, values), ""))
         except SampleError as error:
             mine.append((index, None, str(error)))
     gathered = communicator.gather(mine)
     if gathered is None:
         return
-    found = sorted(item for part in gathered for item in part)
-    good = [(images, text) for _, images, text in found if images is not None]
+    found = sorted((item for part in gathered for item in part), key=lambda item: item[0])
+    good = [shown for _, shown, _ in found if shown is not None]
     if not good:
         raise SampleError(f"none of the first {count} structures is good: {found[0][2]}")
-    images, captions = zip(*good, strict=True)
-    averaged = experiment.config.simulation.phonons
+    averaged = config.simulation.phonons
     note = f"preview, {averaged.configurations} phonon configuration(s)" if averaged else "preview"
-    title = f"{config.campaign.name}: {note}"
-    view = MEDIAN_VIEW if config.imaging.median == "view" else RAW_VIEW
-    _draw(list(images), list(captions), config.imaging.sampling, target, title, view)
+    marking = choose_marking(layout.fields)
+    names = marking.names if marking else ()
+    _draw(good, target, f"{config.campaign.name}: {note}", find_view(layout), names)
 
 
-def preview_image(
-    experiment: Experiment, index: int
-) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Any]]:
-    """Image, mask and caption of one image of a structure, another focus and dose for each."""
-    config = experiment.config
-    structure = experiment.structure(index)
-    # A stride of the golden ratio visits foci and doses alike, however many there are.
-    image = int(index * 0.6180339887498949 * config.images) % config.images
-    rows = compute_images(experiment, structure, index, range(image, image + 1))[0][0]
-    values = {name: rows[f"/entry/metadata/{name}"] for name in _CONDITIONS}
-    values |= {name: structure.values[name] for name in _STRUCTURE}
-    return (rows[tables.IMAGES], rows[tables.INSTANCES]), caption(values)
+def gather_row(layout: Layout, rows: Mapping[str, Any], values: Mapping[str, Any]) -> Shown:
+    """What is shown of an image that is in no database yet.
+
+    rows     dataset path -> its row
+    values   of the row of its structure
+    """
+    marking = choose_marking(layout.fields)
+    paths = list_captioned(layout.fields)
+    known = {name: _find_value(path, rows, values) for name, path in paths.items()}
+    return Shown(
+        rows[layout.stacks[0].signal],
+        marking.merge(rows) if marking else None,
+        write_caption(known, list_kinds(layout.fields)),
+        float(rows["/entry/metadata/pixel_size"]),
+    )
+
+
+def _find_value(path: str, rows: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    name = path.rsplit("/", 1)[1]
+    value = values[name] if path.startswith("/entry/structures/") else rows[path]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def limit_phonons(config: Config, most: int) -> Config:
@@ -117,40 +154,15 @@ def limit_phonons(config: Config, most: int) -> Config:
     return config.model_copy(update={"simulation": simulation})
 
 
-_CONDITIONS = ("structure_id", "defocus", "focal_spread", "dose")
-_STRUCTURE = (
-    "mean_radius",
-    "substrate_thickness",
-    "particles_placed",
-    "planar_defects_placed",
-)
-
-
-def caption(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written under an image: its conditions with units."""
-    text: dict[str, Any] = {
-        "structure": int(values["structure_id"]),
-        "defocus": (float(values["defocus"]), "A"),
-        "spread": (float(values["focal_spread"]), "A"),
-        "dose": (float(values["dose"]), "e/A²"),
-        "substrate": (float(values["substrate_thickness"]), "A"),
-    }
-    if values["particles_placed"]:
-        text["radius"] = (float(values["mean_radius"]), "A")
-        text["particles"] = int(values["particles_placed"])
-        text["planar defects"] = int(values["planar_defects_placed"])
-    return text
-
-
 def _draw(
-    shown: list[tuple[np.ndarray, np.ndarray]],
-    captions: list[dict[str, Any]],
-    pixel_size: float,
-    target: Path,
-    title: str,
-    view: str,
+    shown: Sequence[Shown], target: Path, title: str, view: str, names: Sequence[str]
 ) -> Path:
-    images = [apply_view(image, view) for image, _ in shown]
     return contact_sheet(
-        images, [mask for _, mask in shown], captions, target, title, pixel_sizes=pixel_size
+        [apply_view(one.image, view) for one in shown],
+        [one.mask for one in shown if one.mask is not None],
+        [one.caption for one in shown],
+        target,
+        title,
+        [one.pixel_size for one in shown],
+        names,
     )

@@ -14,7 +14,7 @@ from hpctem.calibration.estimate import Estimate
 from hpctem.database.create import gib
 from hpctem.database.schema import Layout
 from hpctem.hrtem.experiment import Experiment
-from hpctem.memory import estimate_memory
+from hpctem.hrtem.memory import estimate_memory
 from hpctem.parallel import describe_duration
 from hpctem.planning.disk import (
     FileSize,
@@ -108,8 +108,8 @@ def plan_campaign(
     """
     on_device = not calibration.machine.by_lines
     target = Backend("cupy", np, "cufft", "") if on_device else experiment.backend
-    arguments = experiment.config, experiment.grids, layout, target
-    memory = estimate_memory(*arguments)
+    there = replace(experiment, backend=target)
+    memory = estimate_memory(there, layout)
     fitting = max(int(limits.memory // memory), 0) if limits.memory else None
     if ranks_per_node is None:
         ranks_per_node = max(1, min(limits.cores or 1, fitting if fitting is not None else 10**9))
@@ -126,7 +126,7 @@ def plan_campaign(
         file=measure_file(layout, identity),
         journals=count_journal_bytes(layout),
         rank_memory=memory,
-        device_memory=estimate_memory(*arguments, on_device=True) if on_device else 0.0,
+        device_memory=estimate_memory(there, layout, on_device=True) if on_device else 0.0,
         ranks_per_node=ranks_per_node,
         fitting=fitting,
         space=Space(folder, free_bytes(folder), find_quota(folder)),

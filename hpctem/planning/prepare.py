@@ -29,7 +29,8 @@ from hpctem.errors import ConfigError
 from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.planning.plan import Limits, Plan, plan_campaign
-from hpctem.simulate import check_campaign, identify, lay_out
+from hpctem.simulate import identify, lay_out
+from hpctem.techniques import check_campaign
 
 # A plan is to be had within a minute, whatever a structure costs.
 STRUCTURES, BUDGET = 2, 20.0

@@ -58,6 +58,8 @@ class Campaign(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", description="name of the database"
     )
+    technique: Literal["hrtem", "stem"] = "hrtem"
+    """High-resolution TEM of particles, or scanning TEM of crystals."""
     seed: int = Field(ge=0, lt=2**63, description="one seed gives the whole campaign")
     structures: int = Field(ge=1, le=10**9, description="number of structures")
     description: str = Field("", max_length=2000)

@@ -418,6 +418,9 @@ class Contamination(Section):
         description="micrographs whose low frequencies (longer than 'shortest') give the field's "
         "shape instead; relative to the campaign file",
     )
+    pixel_size: Annotated[float, Quantity("length", 0.001, 100.0)] | None = Field(
+        None, description="of micrographs whose file does not say it"
+    )
 
 
 class Imaging(Section):

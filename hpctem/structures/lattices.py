@@ -27,6 +27,8 @@ LATTICES = ("fcc", "bcc", "hcp", "diamond", "zincblende", "wurtzite", "rocksalt"
 HEXAGONAL = ("hcp", "wurtzite")
 TWO_ELEMENTS = ("zincblende", "wurtzite", "rocksalt")
 
+VACUUM = 20.0  # A, above a layer whose cell has no third vector
+
 
 @dataclass(frozen=True)
 class Crystal:
@@ -97,9 +99,11 @@ def _sublattices(lattice: str, u: float) -> list[tuple[int, np.ndarray]]:
     return [(0, face), (1, face + 0.5)]
 
 
-def read_crystal(path: str | Path) -> Crystal:
+def read_crystal(path: str | Path, layers: bool = False) -> Crystal:
     """Read a crystal from a CIF (pymatgen), or a POSCAR or extended XYZ (ASE) file.
 
+    layers: whether a file may say that its atoms repeat along two vectors only; the third is then
+    VACUUM (`complete_cell`).
     Raises ConfigError naming the file and the reason when it cannot be read, holds no atoms, has
     no three-dimensional cell, or has sites that are partly or doubly occupied.
     """
@@ -110,7 +114,7 @@ def read_crystal(path: str | Path) -> Crystal:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cell, fractional, numbers = (
-                _read_cif(path) if path.suffix.lower() == ".cif" else _read_with_ase(path)
+                _read_cif(path) if path.suffix.lower() == ".cif" else _read_with_ase(path, layers)
             )
     except ConfigError:
         raise
@@ -147,17 +151,48 @@ def _read_cif(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(structure.lattice.matrix), np.array(structure.frac_coords), numbers
 
 
-def _read_with_ase(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_with_ase(path: Path, layers: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from ase.io import read
 
     is_poscar = path.suffix.lower() in (".vasp", ".poscar")
     # ASE would read under MPI on all ranks together; here each rank reads when it needs to.
     atoms: Any = read(path, index=-1, format="vasp" if is_poscar else None, parallel=False)
-    if not all(atoms.pbc) or atoms.cell.rank < 3:
+    if layers and len(atoms) > 0:
+        atoms.set_cell(complete_cell(atoms.cell, atoms.positions, atoms.pbc))
+    elif not all(atoms.pbc):
         raise ConfigError(
             f"crystal file {path} is not periodic in three dimensions; give it a lattice"
         )
+    if atoms.cell.rank < 3:
+        raise ConfigError(
+            f"crystal file {path} is not periodic in {'two' if layers else 'three'} dimensions; "
+            "give it a lattice"
+        )
     return np.array(atoms.cell), atoms.get_scaled_positions(), atoms.get_atomic_numbers()
+
+
+def complete_cell(cell: np.ndarray, positions: np.ndarray, periodic: np.ndarray) -> np.ndarray:
+    """Put vacuum along the one direction in which atoms do not repeat.
+
+    cell: (3, 3) float64 A. positions: (k, 3) float64 A. periodic: (3,) bool, along which vectors
+    the atoms repeat. The vector along which they do not becomes the normal of the two others, as
+    long as the atoms are high and VACUUM. Where they repeat along one vector or none, the others
+    become zero.
+    """
+    cell = np.array(cell, dtype=float)
+    free = np.flatnonzero(~np.asarray(periodic, dtype=bool))
+    if len(free) != 1:
+        cell[free] = 0.0
+        return cell
+    axis = int(free[0])
+    normal = np.cross(cell[axis - 2], cell[axis - 1])
+    length = math.sqrt(float(normal @ normal))
+    if length < 1e-3:
+        cell[axis] = 0.0
+        return cell
+    normal *= math.copysign(1.0, float(cell[axis] @ normal)) / length
+    cell[axis] = normal * (float(np.ptp(positions @ normal)) + VACUUM if len(positions) else VACUUM)
+    return cell
 
 
 def nearest_neighbour_distance(crystal: Crystal) -> float:

@@ -41,8 +41,10 @@ class Structure:
     """What is imaged, with everything drawn and derived for it.
 
     positions: (n, 3) float64 A, columns x, y, z with 0 <= x < lx and 0 <= y < ly. numbers: (n,)
-    uint8. tags: (n,) uint8, 0 for the substrate, k for particle k. cell: (lx, ly, height) A.
-    values, particles, planar_defects: rows of the tables described in `structures.columns`.
+    uint8. tags: (n,) uint8, 0 for the substrate, k for particle k; of a sheet 0 for foreign atoms,
+    k for its k-th class of sites. cell: (lx, ly, height) A.
+    values, particles, planar_defects: rows of the tables described in `structures.columns`; of a
+    sheet values and defects, described in `structures.sheets`.
     """
 
     positions: np.ndarray
@@ -52,6 +54,7 @@ class Structure:
     values: Mapping[str, Any] = field(default_factory=dict)
     particles: Sequence[Mapping[str, Any]] = ()
     planar_defects: Sequence[Mapping[str, Any]] = ()
+    defects: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,15 @@ from hpctem.backend import select_backend
 
 for package in ("ase", "pydantic", "yaml", "h5py"):
     pytest.importorskip(package, reason=f"campaigns need {package}, which is not installed")
-campaign, campaign_file, experiments, memory, simulate, tables = (
-    import_module(f"hpctem.{name}")
-    for name in ("campaign", "campaign_file", "experiment", "memory", "simulate", "tables")
+campaign_file, memory, simulate, common = (
+    import_module(f"hpctem.{name}") for name in ("campaign_file", "memory", "simulate", "tables")
+)
+campaign, experiments, needs, tables = (
+    import_module(f"hpctem.hrtem.{name}") for name in ("campaign", "experiment", "memory", "tables")
 )
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
-STATISTICS = {f"/entry/metadata/{column.name}" for column in tables.IMAGE_STATISTICS}
+STATISTICS = {f"/entry/metadata/{column.name}" for column in common.IMAGE_STATISTICS}
 # A convergent beam, an objective aperture and a camera with all its noise.
 RICH = (
     ("  focal_spread: 15 A", "  focal_spread: 15 A\n  convergence_semiangle: 0.5 mrad"),
@@ -92,15 +94,15 @@ def test_structure_equals_the_cpu(cpu, gpu, tmp_path, mask):
     assert found.keys() == expected.keys()
     for wave, on_cpu in zip(found[tables.EXIT_WAVES], expected[tables.EXIT_WAVES], strict=True):
         assert relative(wave, on_cpu) < 1e-4
-    assert expected[tables.INSTANCES].any()
-    assert np.mean(found[tables.INSTANCES] != expected[tables.INSTANCES]) < 1e-3
-    assert found[tables.IMAGES].dtype == expected[tables.IMAGES].dtype == np.uint16
-    counts, on_cpu = (rows[tables.IMAGES].astype(np.int64) for rows in (found, expected))
+    assert expected[common.INSTANCES].any()
+    assert np.mean(found[common.INSTANCES] != expected[common.INSTANCES]) < 1e-3
+    assert found[common.IMAGES].dtype == expected[common.IMAGES].dtype == np.uint16
+    counts, on_cpu = (rows[common.IMAGES].astype(np.int64) for rows in (found, expected))
     assert np.mean(counts != on_cpu) < 2e-3
     assert np.abs(counts - on_cpu).max() <= 0.2 * on_cpu.max()
     assert counts.mean() == pytest.approx(on_cpu.mean(), rel=1e-5)
     assert counts.std() == pytest.approx(on_cpu.std(), rel=1e-4)
-    for path in expected.keys() - {tables.EXIT_WAVES, tables.INSTANCES, tables.IMAGES}:
+    for path in expected.keys() - {tables.EXIT_WAVES, common.INSTANCES, common.IMAGES}:
         on_gpu, on_cpu = np.asarray(found[path]), np.asarray(expected[path])
         assert on_gpu.dtype == on_cpu.dtype and on_gpu.shape == on_cpu.shape, path
         if path in STATISTICS:
@@ -141,12 +143,15 @@ def test_device_memory_is_what_was_estimated(gpu):
     campaign.compute_structure(experiment, 0)
     file = campaign_file.read_campaign(SMALL)
     layout = simulate.lay_out(file, experiment, range(config.campaign.structures))
-    place = config, experiment.grids, layout, gpu
-    asked = memory.estimate_memory(*place, on_device=True)
-    assert 0 < pool.total_bytes() - before < 1.5 * (asked - 0.5 * memory.CUDA_DEVICE_BYTES)
+    asked = needs.estimate_memory(experiment, layout, on_device=True)
+    assert 0 < pool.total_bytes() - before < 1.5 * (asked - 0.5 * needs.CUDA_DEVICE_BYTES)
     assert asked < memory.available_memory(gpu, on_device=True)
-    assert memory.find_shortage(*place, 1, 1) == ""
-    assert "need about" in memory.find_shortage(*place, 1, 10**6)
+
+    def needed(on_device: bool) -> float:
+        return needs.estimate_memory(experiment, layout, on_device)
+
+    assert memory.find_shortage(needed, gpu, 1, 1) == ""
+    assert "need about" in memory.find_shortage(needed, gpu, 1, 10**6)
     assert gpu.bus
 
 
@@ -157,4 +162,4 @@ def test_no_particles_gives_an_empty_map(gpu, tmp_path):
     path = tmp_path / "bare.yaml"
     path.write_text(text[:begin] + text[end:])
     rows = campaign.compute_structure(prepare(path, gpu), 0)
-    assert rows[tables.INSTANCES].dtype == np.uint8 and not rows[tables.INSTANCES].any()
+    assert rows[common.INSTANCES].dtype == np.uint8 and not rows[common.INSTANCES].any()

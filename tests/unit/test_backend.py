@@ -56,6 +56,44 @@ def test_same_bytes_at_any_alignment(fft: str) -> None:
         assert backend.fft2(moved, out=moved).tobytes() == expected
 
 
+@pytest.mark.parametrize("fft", INSTALLED)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-14)])
+@pytest.mark.parametrize("shape", [(48, 60), (35, 63)])
+def test_transforms_of_real_planes(fft: str, dtype: type, tolerance: float, shape) -> None:
+    backend = select_backend("cpu", fft=fft)
+    plane = make_waves(shape, np.complex128).real.astype(dtype)
+    kept = plane.copy()
+    exact = np.fft.rfft2(plane.astype(np.float64))
+    half = backend.rfft2(plane)
+    assert half.dtype == np.result_type(dtype, np.complex64)
+    assert np.abs(half - exact).max() < tolerance * np.abs(exact).max()
+    back = backend.irfft2(half.copy(), shape)
+    assert back.dtype == dtype and np.abs(back - kept).max() < 10 * tolerance
+    back = backend.irfft2(half, shape, scaled=False) / plane.size
+    assert np.abs(back - kept).max() < 10 * tolerance
+    np.testing.assert_array_equal(plane, kept)
+
+
+@pytest.mark.parametrize("fft", INSTALLED)
+def test_same_bytes_of_real_planes_at_any_alignment(fft: str) -> None:
+    backend = select_backend("cpu", fft=fft)
+    plane = make_waves((90, 100), np.complex64).real.copy()
+    room = np.empty(plane.size + 16, np.float32)
+    expected = backend.rfft2(plane).tobytes()
+    for offset in range(4):
+        moved = room[offset : offset + plane.size].reshape(plane.shape)
+        moved[...] = plane
+        assert backend.rfft2(moved).tobytes() == expected
+
+
+def test_real_planes_of_other_shapes_are_refused() -> None:
+    backend = select_backend("cpu")
+    with pytest.raises(TypeError, match="one float32 or float64 plane"):
+        backend.rfft2(np.ones((4, 4), np.complex64))
+    with pytest.raises(TypeError, match=r"irfft2 to \(8, 8\)"):
+        backend.irfft2(np.ones((8, 8), np.complex64), (8, 8))
+
+
 def test_real_input_is_refused() -> None:
     with pytest.raises(TypeError, match="complex64"):
         select_backend("cpu").fft2(np.ones((4, 4), np.float32))

@@ -16,6 +16,7 @@ from hpctem.errors import ConfigError
 from hpctem.hrtem.campaign import compute_images, compute_structure, image_wave
 from hpctem.hrtem.conditions import DrawConditions
 from hpctem.hrtem.experiment import Experiment
+from hpctem.hrtem.tables import EXIT_WAVES
 from hpctem.marked_yaml import parse_yaml
 
 SMALL = (Path(__file__).parents[1] / "small.yaml").read_text()
@@ -67,7 +68,7 @@ def test_stored_exit_waves_give_the_images_again(rows: dict[str, np.ndarray]) ->
     draw = DrawConditions(here.config, here.streams, 1)
     height = float(rows["/entry/structures/height"][0])
     labels = np.zeros(here.grids.image, np.uint8)
-    waves = rows[tables.EXIT_WAVES][0]
+    waves = rows[EXIT_WAVES][0]
     again = list(image_wave(here, waves, height, labels, draw, range(4)))
     assert all(
         np.array_equal(image.image(), rows[tables.IMAGES][k]) for k, image in enumerate(again)
@@ -105,7 +106,7 @@ def test_counts_are_poisson_of_the_noise_free_image() -> None:
     draw = DrawConditions(here.config, here.streams, 1)
     height = float(rows["/entry/structures/height"][0])
     optics = set_optics(here.config, draw.optics(1), height)
-    intensity = form_images(rows[tables.EXIT_WAVES][0], here.grids.extent, [optics], CPU)[0]
+    intensity = form_images(rows[EXIT_WAVES][0], here.grids.extent, [optics], CPU)[0]
     expected = intensity.astype(float) * 1600 * 0.25**2
     square = (rows[tables.IMAGES][3] - expected) ** 2 / expected
     assert square.mean() == pytest.approx(1, abs=5 * np.sqrt(2 / square.size))
@@ -182,11 +183,11 @@ def test_coarse_pixels_average_the_intensity_and_lose_no_beams() -> None:
     coarse = compute_structure(experiment(UNCROPPED, dose, coarse_pixels), 1)
     rows = compute_structure(fine, 1)
     assert coarse[tables.IMAGES].shape == (4, 64, 64)
-    assert np.array_equal(coarse[tables.EXIT_WAVES], rows[tables.EXIT_WAVES])
+    assert np.array_equal(coarse[EXIT_WAVES], rows[EXIT_WAVES])
     draw = DrawConditions(fine.config, fine.streams, 1)
     height = float(rows["/entry/structures/height"][0])
     optics = set_optics(fine.config, draw.optics(1), height)
-    intensity = form_images(rows[tables.EXIT_WAVES][0], fine.grids.extent, [optics], CPU)[0]
+    intensity = form_images(rows[EXIT_WAVES][0], fine.grids.extent, [optics], CPU)[0]
     for axis in (0, 1):
         intensity = convolve1d(intensity, [0.25, 0.5, 0.25], axis, mode="wrap")
     expected = intensity[::2, ::2].astype(float) * 1e5 * 0.5**2
@@ -237,7 +238,7 @@ def test_every_wave_has_its_own_tilt_and_phonons() -> None:
          "  tilt: {x: {uniform: [-20 mrad, 20 mrad], per: wave}}\n  phonons"),
     ]  # fmt: skip
     rows = compute_structure(experiment(*changes), 1)
-    assert rows[tables.EXIT_WAVES].shape == (2, 2, 128, 128)
+    assert rows[EXIT_WAVES].shape == (2, 2, 128, 128)
     assert column(rows, "wave_index").tolist() == [0] * 4 + [1] * 4
     assert column(rows, "focus_index").tolist() == [0, 0, 1, 1] * 2
     tilt = column(rows, "tilt_x")

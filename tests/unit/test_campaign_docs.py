@@ -14,72 +14,59 @@ import yaml
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from hpctem import sections
 from hpctem.campaign_file import read_campaign
 from hpctem.cli import commands
-from hpctem.config import schema
+from hpctem.conditions import translate_aberrations
+from hpctem.config import HrtemConfig, schema
 from hpctem.distributions import Drawn, Quantity
-from hpctem.hrtem.conditions import translate_aberrations
 from hpctem.marked_yaml import parse_yaml
 from hpctem.sampling import LEVELS, Distribution
 from hpctem.sections.common import NOTATIONS, Section
-from hpctem.simulate import check_campaign
 from hpctem.structures.amorphous import amorphous
+from hpctem.techniques import check_campaign
 from hpctem.units import UNITS, parse_quantity
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "campaigns.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "campaigns.md").read_text()
+# The pages that hold the keys of each technique; what they share stands in the first.
+PAGES = {"campaigns.md": HrtemConfig}
+# What completes an example that shows some sections only.
+COMPLETED_BY = {"campaigns.md": "quickstart.yaml"}
 CODE = re.compile(r"`([^`]+)`")
-BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def read_blocks(page: str) -> list[str]:
+    """The YAML of a page, block by block."""
+    return re.findall(r"^```yaml\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = [(page, block) for page in PAGES for block in read_blocks(page)]
 
 Row = dict[str, str]
+Place = tuple[str, str, str]
 
 
-def read_tables() -> dict[tuple[str, str], Row]:
-    """(path of the section, key) -> cells by the title of their column."""
-    rows: dict[tuple[str, str], Row] = {}
-    section = ""
-    titles: list[str] = []
-    for line in PAGE.splitlines():
-        if line.startswith("#"):
-            heading = re.fullmatch(r"### `([\w.]+)`", line)
-            section, titles = heading[1] if heading else "", []
-        if not line.startswith("|"):
-            titles = []
-        elif section:
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if not titles:
-                titles = cells
-            elif titles[0] == "key" and not set(cells[0]) <= {"-"}:
-                place = section, cells[0].strip("`")
-                assert place not in rows, f"{place} stands twice in docs/campaigns.md"
-                rows[place] = dict(zip(titles, cells, strict=True))
+def read_tables() -> dict[Place, Row]:
+    """(page, path of the section, key) -> cells by the title of their column."""
+    rows: dict[Place, Row] = {}
+    for page in PAGES:
+        section = ""
+        titles: list[str] = []
+        for line in (DOCS / page).read_text().splitlines():
+            if line.startswith("#"):
+                heading = re.fullmatch(r"### `([\w.]+)`", line)
+                section, titles = heading[1] if heading else "", []
+            if not line.startswith("|"):
+                titles = []
+            elif section:
+                cells = [cell.strip() for cell in line.strip("|").split("|")]
+                if not titles:
+                    titles = cells
+                elif titles[0] == "key" and not set(cells[0]) <= {"-"}:
+                    place = page, section, cells[0].strip("`")
+                    assert place not in rows, f"{place} stands twice in docs/{page}"
+                    rows[place] = dict(zip(titles, cells, strict=True))
     return rows
-
-
-def find_keys() -> Iterator[tuple[str, str, str]]:
-    """(path of the section, name of its model, key) for every key of the JSON schema."""
-    root = schema()
-
-    def walk(path: str, model: str, node: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-        for key, value in node["properties"].items():
-            inner = f"{path}.{key}" if path else key
-            if path:
-                yield path, model, key
-            for name in re.findall(r"'#/\$defs/(\w+)'", repr(value)):
-                yield from walk(inner, name, root["$defs"][name])
-
-    yield from walk("", "Config", root)
-
-
-KEYS = sorted(set(find_keys()))
-TABLES = read_tables()
-# What is completed in an example; a crystal is given as a whole.
-SECTIONS = {path for path, _, _ in KEYS} - {"structure.particles.crystal"}
-
-
-def field_of(model: str, key: str) -> FieldInfo:
-    return getattr(sections, model).model_fields[key]
 
 
 def parts_of(annotation: Any) -> Iterator[Any]:
@@ -87,6 +74,23 @@ def parts_of(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in (*get_args(annotation), *getattr(annotation, "metadata", ())):
         yield from parts_of(part)
+
+
+def find_keys(page: str, model: type[Section], path: str = "") -> Iterator[tuple[Place, FieldInfo]]:
+    """Every key of the sections in a model, with what it takes."""
+    for key, field in model.model_fields.items():
+        if path:
+            yield (page, path, key), field
+        for part in parts_of(field.annotation):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield from find_keys(page, part, f"{path}.{key}" if path else key)
+
+
+KEYS = {place: field for page, model in PAGES.items() for place, field in find_keys(page, model)}
+CASES = sorted(KEYS)
+TABLES = read_tables()
+# What is completed in an example; a crystal is given as a whole.
+SECTIONS = {path for _, path, _ in KEYS} - {"structure.particles.crystal"}
 
 
 def marks_of(field: FieldInfo, kind: type) -> list[Any]:
@@ -102,20 +106,18 @@ def number(text: str, dimension: str | None) -> float:
     return parse_quantity(text, dimension if dimension in UNITS else None)
 
 
-def name_of(case: tuple[str, str, str]) -> str:
-    return f"{case[0]}.{case[2]}"
+def name_of(case: Place) -> str:
+    return ".".join(case[1:])
 
 
 def test_the_page_has_the_keys_of_the_schema_and_no_others() -> None:
-    known = {(path, key) for path, _, key in KEYS}
-    assert len(known) > 70
-    assert set(TABLES) == known
+    assert len(KEYS) > 70
+    assert set(TABLES) == set(KEYS)
 
 
-@pytest.mark.parametrize("case", KEYS, ids=name_of)
-def test_each_key_stands_with_its_default(case: tuple[str, str, str]) -> None:
-    path, model, key = case
-    field, row = field_of(model, key), TABLES[path, key]
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_each_key_stands_with_its_default(case: Place) -> None:
+    field, row = KEYS[case], TABLES[case]
     assert row["meaning"]
     default = field.get_default(call_default_factory=True)
     if field.is_required():
@@ -138,10 +140,9 @@ def test_each_key_stands_with_its_default(case: tuple[str, str, str]) -> None:
             assert value == (list(default) if isinstance(default, tuple) else default)
 
 
-@pytest.mark.parametrize("case", KEYS, ids=name_of)
-def test_each_range_is_the_one_that_is_checked(case: tuple[str, str, str]) -> None:
-    path, model, key = case
-    field, row = field_of(model, key), TABLES[path, key]
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_each_range_is_the_one_that_is_checked(case: Place) -> None:
+    field, row = KEYS[case], TABLES[case]
     shown = codes(row, "allowed")
     for mark in [*marks_of(field, Quantity), *marks_of(field, Drawn)]:
         if getattr(mark, "categories", ()):
@@ -157,21 +158,19 @@ def test_each_range_is_the_one_that_is_checked(case: tuple[str, str, str]) -> No
         assert [int(text) for text in shown if text.isdigit()] == whole_limits
 
 
-@pytest.mark.parametrize("case", KEYS, ids=name_of)
-def test_each_name_that_a_key_takes_is_given(case: tuple[str, str, str]) -> None:
-    path, model, key = case
-    row = TABLES[path, key]
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_each_name_that_a_key_takes_is_given(case: Place) -> None:
+    row = TABLES[case]
     shown = {*codes(row, "allowed"), *codes(row, "kind")}
-    for part in parts_of(field_of(model, key).annotation):
+    for part in parts_of(KEYS[case].annotation):
         if str(get_origin(part)) == "typing.Literal":
             assert set(get_args(part)) <= shown
 
 
-@pytest.mark.parametrize("case", KEYS, ids=name_of)
-def test_each_level_of_drawing_is_given(case: tuple[str, str, str]) -> None:
-    path, model, key = case
-    shown = codes(TABLES[path, key], "drawn per")
-    drawn = marks_of(field_of(model, key), Drawn)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_each_level_of_drawing_is_given(case: Place) -> None:
+    shown = codes(TABLES[case], "drawn per")
+    drawn = marks_of(KEYS[case], Drawn)
     levels = list(LEVELS[: LEVELS.index(drawn[0].finest) + 1]) if drawn else []
     assert sorted(shown) == sorted(levels)
     assert shown[:1] == [mark.per for mark in drawn[:1]], "the default level comes first"
@@ -179,7 +178,7 @@ def test_each_level_of_drawing_is_given(case: tuple[str, str, str]) -> None:
 
 def test_distributions_units_and_levels_are_named() -> None:
     words = set(CODE.findall(re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)))
-    shapes = schema()["$defs"]["Imaging"]["properties"]["dose"]["anyOf"]
+    shapes = schema()["$defs"]["hpctem__sections__hrtem__Imaging"]["properties"]["dose"]["anyOf"]
     kinds = {shape["required"][0] for shape in shapes if "required" in shape}
     assert len(kinds) == 5
     assert {"mean", "std", "min", "max", "clip: true", "weights"} <= words
@@ -187,7 +186,7 @@ def test_distributions_units_and_levels_are_named() -> None:
     assert {f"per: {level}" for level in LEVELS} <= words
     for kind in kinds:
         assert f"**`{kind}`**" in PAGE
-        assert any(f"{{{kind}:" in text for text in BLOCKS), f"no example of {kind}"
+        assert any(f"{{{kind}:" in text for _, text in BLOCKS), f"no example of {kind}"
 
 
 def test_the_table_of_aberrations_is_what_is_computed() -> None:
@@ -231,12 +230,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("example", BLOCKS, ids=range(len(BLOCKS)))
-def test_each_example_is_a_campaign_that_could_start(example: str, folder: Path) -> None:
+@pytest.mark.parametrize(("page", "example"), BLOCKS, ids=range(len(BLOCKS)))
+def test_each_example_is_a_campaign_that_could_start(page: str, example: str, folder: Path) -> None:
     shown = parse_yaml(example).data
     if "campaign" not in shown:
-        quickstart = parse_yaml((ROOT / "configs" / "quickstart.yaml").read_text()).data
-        example = yaml.safe_dump(merge(quickstart, shown), sort_keys=False)
+        base = DOCS.parent / "configs" / COMPLETED_BY[page]
+        example = yaml.safe_dump(merge(parse_yaml(base.read_text()).data, shown), sort_keys=False)
     file = folder / "campaign.yaml"
     file.write_text(example)
     check_campaign(read_campaign(file).config)

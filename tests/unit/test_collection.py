@@ -177,15 +177,14 @@ def test_a_collection_cannot_be_changed(both: Collection) -> None:
 def test_a_file_that_gives_no_rows_is_not_asked(
     mixed: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Database] = []
-    path_of = Database.label_path.fget
-    monkeypatch.setattr(
-        Database,
-        "label_path",
-        property(lambda database: asked.append(database) or path_of(database)),
-    )
     second = mixed[mixed.sources == 1]
-    assert (second.labels[:] == stored(second, "/entry/labels/instances")).all()
+    expected = stored(second, "/entry/labels/instances")
+    asked: list[Database] = []
+    read = Database.stored
+    monkeypatch.setattr(
+        Database, "stored", lambda self, *given: asked.append(self) or read(self, *given)
+    )
+    assert (second.labels[:] == expected).all()
     assert asked == [mixed.databases[1]]
 
 

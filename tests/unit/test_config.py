@@ -244,4 +244,5 @@ def test_the_schema_describes_every_section() -> None:
     text = json.dumps(schema())
     for key in ("structures_per_segment", "planar_defects", "focal_spread", "quantum_efficiency"):
         assert f'"{key}"' in text
-    assert schema()["additionalProperties"] is False
+    for model in ("HrtemConfig", "StemConfig"):
+        assert schema()["$defs"][model]["additionalProperties"] is False

@@ -246,7 +246,7 @@ def test_many_blocks_give_the_same_images(
     for number, start, stop in ((0, 0, 26), (1, 26, 40)):
         with h5py.File(tmp_path / f"x/images-0000{number}-of-00002.hdf5") as file:
             assert np.array_equal(file[PIXELS], collection.images[start:stop])
-            assert np.array_equal(file["entry/labels/instances"], collection.labels[start:stop])
+            assert np.array_equal(file[LABELS], collection.labels[start:stop])
             assert file["entry/metadata/row"][()].tolist() == collection.rows[start:stop].tolist()
             assert file["entry/images/image"][()].tolist() == list(range(start, stop))
 

@@ -77,18 +77,18 @@ def test_a_message_holds_each_kind_of_feature() -> None:
 
 
 def test_features_are_pixels_numbers_and_what_is_known() -> None:
-    record = Record("k_1", IMAGE, LABEL, (1, 1), {"dose": 400.0, "n": 3, "gone": None})
+    record = Record("k_1", IMAGE, {"label": LABEL}, (1, 1), {"dose": 400.0, "n": 3, "gone": None})
     features = list_features(record)
     assert "gone" not in features and features["n"] == 3
     assert features["image/shape"] == [5, 7] and features["image/dtype"] == "uint16"
     assert np.array_equal(np.frombuffer(features["image"], "u2").reshape(5, 7), IMAGE)
-    assert "label" not in list_features(Record("k", IMAGE, None, (1, 1), {}))
+    assert "label" not in list_features(Record("k", IMAGE, {}, (1, 1), {}))
 
 
 def test_a_tar_holds_the_files_of_an_image_side_by_side_and_no_times() -> None:
     stream = io.BytesIO()
     columns = {"dose": float("nan"), "text": "Å", "row": 3, "digest": [1, 2]}
-    write_webdataset(stream, [Record("k_1", IMAGE, LABEL, (1, 1), columns)])
+    write_webdataset(stream, [Record("k_1", IMAGE, {"label": LABEL}, (1, 1), columns)])
     stream.seek(0)
     with tarfile.open(fileobj=stream) as archive:
         members = archive.getmembers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from hpctem import memory
 from hpctem.backend import Backend, select_backend
 from hpctem.campaign_file import read_campaign
 from hpctem.hrtem.experiment import Experiment
+from hpctem.hrtem.memory import PROGRAM_BYTES, estimate_memory
 from hpctem.optics import passage_cpu
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves
@@ -52,7 +54,7 @@ def place(path: Path) -> tuple:
     campaign = read_campaign(path)
     experiment = Experiment(campaign.config, CPU)
     layout = lay_out(campaign, experiment, range(campaign.config.campaign.structures))
-    return campaign.config, experiment.grids, layout
+    return experiment, layout
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +74,10 @@ def test_estimate_is_what_a_process_takes(tmp_path, changes):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     status, peak = map(int, done.stdout.split())
     assert status == 0, done.stderr
-    estimate = memory.estimate_memory(*place(path), CPU)
+    estimate = estimate_memory(*place(path))
     assert 0.6 < peak / estimate < 1.5
     if changes:  # and not because libraries outweigh the arrays
-        assert 0.5 < (peak - memory.PROGRAM_BYTES) / (estimate - memory.PROGRAM_BYTES) < 1.5
+        assert 0.5 < (peak - PROGRAM_BYTES) / (estimate - PROGRAM_BYTES) < 1.5
 
 
 @pytest.mark.parametrize("projection", ["infinite", "finite"])
@@ -101,7 +103,7 @@ def test_factors_are_arranged_once_for_all_configurations(projection, monkeypatc
 
 def test_estimate_grows_with_what_is_asked(tmp_path):
     grown = [
-        memory.estimate_memory(*place(write_campaign(tmp_path, *changes)), CPU)
+        estimate_memory(*place(write_campaign(tmp_path, *changes)))
         for changes in (
             (),
             LARGER,
@@ -123,22 +125,22 @@ def test_available_memory_is_below_the_machines(tmp_path):
 
 
 def test_shortage_is_told_for_all_ranks_of_a_node():
-    campaign = place(SMALL)
-    assert memory.find_shortage(*campaign, CPU, 1, 1) == ""
-    each = memory.estimate_memory(*campaign, CPU)
+    each = estimate_memory(*place(SMALL))
+    assert memory.find_shortage(lambda on_device: each, CPU, 1, 1) == ""
     ranks = int(2 * memory.available_memory(CPU) / each)
-    told = memory.find_shortage(*campaign, CPU, ranks, 1)
+    told = memory.find_shortage(lambda on_device: each, CPU, ranks, 1)
     assert told.startswith(f"{ranks} rank(s) need about") and "the node's memory" in told
 
 
 @pytest.mark.parametrize(("on_gpu", "short"), [(1, False), (4, True)])
 def test_shortage_on_a_gpu_counts_the_ranks_that_share_it(on_gpu, short):
     """A device with room for two ranks; the host has room for all."""
-    campaign = place(SMALL)
+    experiment, layout = place(SMALL)
     runtime = SimpleNamespace(memGetInfo=lambda: (2 * device, 8 * device))
     cuda = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
     gpu = Backend("cupy", cuda, "cufft", "a GPU (device 0)")
-    device = memory.estimate_memory(*campaign, gpu, on_device=True)
-    told = memory.find_shortage(*campaign, gpu, 4, on_gpu)
+    there = replace(experiment, backend=gpu)
+    device = estimate_memory(there, layout, on_device=True)
+    told = memory.find_shortage(lambda on: estimate_memory(there, layout, on), gpu, 4, on_gpu)
     assert ("4 rank(s) need about" in told and "the memory of a GPU (device 0)" in told) == short
     assert bool(told) == short

@@ -26,13 +26,14 @@ from hpctem.page.charts import (
 )
 from hpctem.page.histogram import count_draws, count_values
 from hpctem.page.markup import Html, colour_yaml, join, table, tag
+from hpctem.page.reflections import find_reflections
 from hpctem.page.settings import describe_distribution, list_settings, write_numbers
-from hpctem.page.spectra import Group, Spectra, _group, list_reflections
+from hpctem.page.spectra import Group, Spectra, _group
 from hpctem.page.survey import unite_identities
 from hpctem.page.timeline import draw_up, list_runs
 from hpctem.parallel import Progress
 from hpctem.sampling import Distribution, Streams
-from hpctem.structures.lattices import build_crystal
+from hpctem.structures.lattices import Crystal, build_crystal
 
 INFINITE = math.inf
 DISTRIBUTIONS = {
@@ -235,7 +236,7 @@ def test_every_key_of_a_campaign_has_its_unit_and_meaning() -> None:
 def test_aberrations_are_traced_through_every_notation() -> None:
     from hpctem.config import check_config
     from hpctem.marked_yaml import parse_yaml
-    from hpctem.page.draws import find_column
+    from hpctem.page.drawn_columns import Place, find_column
 
     text = (Path(__file__).parents[1] / "small.yaml").read_text()
     for notation, name, column, factor in (
@@ -254,10 +255,10 @@ def test_aberrations_are_traced_through_every_notation() -> None:
         config = check_config(parse_yaml(given_text, "test"))
         settings = {setting.key: setting for setting in list_settings(config)}
         magnitude = settings[f"imaging.aberrations.magnitudes.{name}"]
-        assert find_column(config, magnitude) == ("images", column, factor)
+        assert find_column(config, magnitude) == Place("images", column, factor)
         if name != "C40":
             angle = settings[f"imaging.aberrations.angles.{name}"]
-            assert find_column(config, angle) == ("images", f"phi{column[1:]}", 1)
+            assert find_column(config, angle) == Place("images", f"phi{column[1:]}")
         assert find_column(config, settings["imaging.sampling"]) is None
 
 
@@ -402,13 +403,17 @@ def test_shades_darken_all_the_way() -> None:
     assert (np.diff(levels) < -4).all() and shade(2) == shade(1) and shade(-1) == "#ffffff"
 
 
+def reflections(crystal: Crystal, edge: float) -> list[tuple[str, float]]:
+    return find_reflections(crystal.cell, crystal.fractional, crystal.numbers, edge)
+
+
 def test_reflections_are_those_of_the_lattice() -> None:
-    gold = list_reflections(build_crystal("fcc", [79], 4.08265), 0.9)
+    gold = reflections(build_crystal("fcc", [79], 4.08265), 0.9)
     assert [name for name, _ in gold][:5] == ["111", "200", "220", "311", "222"]
     assert gold[0][1] == pytest.approx(math.sqrt(3) / 4.08265)
-    silicon = list_reflections(build_crystal("diamond", [14], 5.431), 0.65)
+    silicon = reflections(build_crystal("diamond", [14], 5.431), 0.65)
     assert [name for name, _ in silicon] == ["111", "220", "311"]
-    cadmium_selenide = list_reflections(build_crystal("wurtzite", [48, 34], 4.39, 7.17), 0.35)
+    cadmium_selenide = reflections(build_crystal("wurtzite", [48, 34], 4.39, 7.17), 0.35)
     names = dict(cadmium_selenide)
     assert names["100"] == pytest.approx(2 / math.sqrt(3) / 4.39) and "001" not in names
     assert names["002"] == pytest.approx(2 / 7.17)

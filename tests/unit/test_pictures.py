@@ -10,13 +10,8 @@ from matplotlib.image import imread
 
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW
 from hpctem.errors import ConfigError
-from hpctem.pictures.portraits import (
-    Portrait,
-    choose_rings,
-    draw_portraits,
-    save_figure,
-    write_lines,
-)
+from hpctem.pictures.lines import write_lines
+from hpctem.pictures.portraits import Portrait, choose_rings, draw_portraits, save_figure
 from hpctem.pictures.spectra import power_spectrum, radial_average, whole_spectrum
 
 SHAPES = [(64, 64), (63, 63), (48, 80), (81, 50), (2, 2), (1, 1), (1, 9)]

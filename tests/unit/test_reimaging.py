@@ -23,6 +23,7 @@ from hpctem.errors import ConfigError, DatabaseError
 from hpctem.hrtem.campaign import StoredWaves, coarsen_waves, compute_structure
 from hpctem.hrtem.experiment import Experiment
 from hpctem.hrtem.grids import choose_grids
+from hpctem.hrtem.tables import EXIT_WAVES
 from hpctem.parallel import Communicator
 from hpctem.reimaging import SHARED, image
 from hpctem.simulate import Options, simulate
@@ -282,7 +283,7 @@ def test_a_damaged_wave_of_the_parent_is_never_used(
 ) -> None:
     flip(copy, tables.IMAGES, 5)
     assert form(write(), copy, tmp_path / "child.hdf5").complete
-    flip(copy, tables.EXIT_WAVES, 1)
+    flip(copy, EXIT_WAVES, 1)
     with pytest.raises(DatabaseError, match=r"row 1 of waves is not what was computed; 'hpctem v"):
         form(write(), copy, tmp_path / "other.hdf5")
     with open_database(tmp_path / "other.hdf5") as other:

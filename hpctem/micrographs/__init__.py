@@ -1,0 +1,1 @@
+"""Experimental images: reading them, looking at them, and proposing a campaign's imaging."""

@@ -1,0 +1,199 @@
+"""Slow variations of an image below the lattice's first spots: contamination on the surface.
+
+Their power spectrum is flat up to a frequency, falls with a power of it, and is lost in what lies
+between the spots. It is measured from rings of the power spectrum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpctem.micrographs.spectra import frequencies, power_spectrum
+
+HIGHEST = 0.8  # of the first spot's frequency: beyond, the window spreads its power
+EXPONENTS = (0.5, 6.0)
+SMALLEST_EXCESS = 1.5  # of the power beside the spots, for something to be measured
+
+
+@dataclass(frozen=True)
+class Background:
+    """Slow variations of an image; lengths in pixels, amplitudes in the image's units.
+
+    deviation: standard deviation of what varies over longer distances than `shortest`. exponent:
+    the power falls as frequency^-exponent, from wavelength `longest` (with its spectrum flat above;
+    `longest_bounded` where the image is too small to say) to `shortest`, where it is lost. skewness
+    of the slow variations; `errors` of deviation, exponent, longest and skewness. floor: power
+    beside the spots. rings, powers: (n,) what was fitted, cycles per pixel and units squared.
+    """
+
+    deviation: float
+    exponent: float
+    shortest: float
+    longest: float
+    longest_bounded: bool
+    skewness: float
+    errors: tuple[float, float, float, float]
+    floor: float
+    rings: np.ndarray
+    powers: np.ndarray
+
+
+def measure_background(
+    image: np.ndarray, first_spot: float, noise: float, generator: np.random.Generator
+) -> Background | None:
+    """Measure slow variations of an image (ny, nx) in whatever units.
+
+    first_spot: frequency of the lattice's nearest spot, cycles per pixel. noise: variance per
+    pixel, which nothing lies below. generator: for the bootstrap. None where nothing stands out of
+    the noise.
+    """
+    rings, powers, counts = ring_means(power_spectrum(image), HIGHEST * first_spot)
+    if len(rings) < 5:
+        return None
+    fitted = _fit(rings, powers, counts, noise)
+    if fitted is None:
+        return None
+    height, exponent, knee, floor = fitted
+    crossing = knee * (height / floor) ** (1 / exponent)
+    highest = float(min(crossing, HIGHEST * first_spot))
+    if height < SMALLEST_EXCESS * floor or highest < rings[1]:
+        return None
+    deviation = _deviation(fitted, highest)
+    draws = []
+    for _ in range(40):
+        # The mean power of a ring of n frequencies is known to 1 / sqrt(n).
+        again = powers * generator.gamma(counts / 2, 2 / counts)
+        if (other := _fit(rings, again, counts, noise)) is not None:
+            draws.append((_deviation(other, highest), other[1], 1 / other[2]))
+    errors = np.std(draws, axis=0) if len(draws) > 1 else np.array([deviation, exponent, 1 / knee])
+    skewness, skew_error = _skewness(image, highest, generator)
+    return Background(
+        deviation,
+        exponent,
+        1 / highest,
+        1 / knee,
+        bool(knee <= 1.01 * rings[0]),
+        skewness,
+        (float(errors[0]), float(errors[1]), float(errors[2]), skew_error),
+        floor,
+        rings,
+        powers,
+    )
+
+
+def ring_means(power: np.ndarray, highest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean power in rings up to a frequency: radii, powers and numbers of frequencies, (n,) each.
+
+    Rings are 1.5 steps wide. Geometric means, which single spots hardly move, made to those of an
+    exponential distribution; frequencies under 1.5 steps, that the window fills, are left out.
+    """
+    fx, fy = frequencies(power.shape)
+    ny, nx = power.shape
+    radius = np.hypot(fx, fy)
+    near = (np.hypot(fx * nx, fy * ny) >= 1.5) & (radius <= highest)
+    width = 1.5 / min(ny, nx)
+    ring = (radius[near] / width).astype(np.int64)
+    counts = np.bincount(ring)
+    sums = np.bincount(ring, weights=np.log(power[near] + 1e-300))
+    radii = np.bincount(ring, weights=radius[near])
+    full = counts >= 4
+    means = np.exp(sums[full] / counts[full] + np.euler_gamma)
+    return radii[full] / counts[full], means, counts[full].astype(np.float64)
+
+
+def solve_variation(skewness: float) -> float:
+    """Of max(0, 1 + v s), s standard normal: the v of that skewness.
+
+    Skewness grows with v from 0; v is kept within 0.3, below which the cut no longer matters, and
+    2.
+    """
+    values = np.geomspace(0.3, 2.0, 60)
+    moments = [cut_moments(v) for v in values]
+    skews = np.array([moment[1] for moment in moments])
+    return float(np.interp(skewness, skews, values))
+
+
+def cut_moments(v: float) -> tuple[float, float]:
+    """Standard deviation and skewness of max(0, 1 + v s)."""
+    s = np.linspace(-8, 8, 4001)
+    weights = np.exp(-(s**2) / 2)
+    weights /= weights.sum()
+    x = np.maximum(1 + v * s, 0)
+    mean = float(weights @ x)
+    deviation = math.sqrt(float(weights @ (x - mean) ** 2))
+    return deviation, float(weights @ (x - mean) ** 3) / deviation**3
+
+
+def _fit(
+    rings: np.ndarray, powers: np.ndarray, counts: np.ndarray, noise: float
+) -> tuple[float, float, float, float] | None:
+    """Height, exponent, knee and floor of floor + height min(1, (f / knee)^-exponent)."""
+    from scipy.optimize import least_squares
+
+    low, high = float(rings[0]), float(rings[-1])
+    weights = np.sqrt(np.minimum(counts, 400.0))
+    target = np.log(powers)
+
+    def misfit(parameters: np.ndarray) -> np.ndarray:
+        height, exponent, knee, floor = parameters
+        falling = np.minimum(0.0, -exponent * (np.log(rings) - knee))
+        return weights * (np.logaddexp(floor, height + falling) - target)
+
+    best = None
+    bottom = math.log(max(noise, 1e-300))
+    top = max(float(target.max()), bottom) + 3
+    start_floor = min(max(float(np.median(target[-max(3, len(target) // 4) :])), bottom), top)
+    for knee in (1.5 * low, math.sqrt(low * high)):
+        start = [float(target[:3].mean()), 2.5, math.log(knee), start_floor]
+        lower = [bottom - 10, EXPONENTS[0], math.log(low), bottom - 0.05]
+        upper = [top, EXPONENTS[1], math.log(0.8 * high), top]
+        found = least_squares(
+            misfit, np.clip(start, lower, upper), bounds=(lower, upper), loss="soft_l1"
+        )
+        if best is None or found.cost < best.cost:
+            best = found
+    if best is None or not np.isfinite(best.x).all():
+        return None
+    height, exponent, knee, floor = best.x
+    return math.exp(height), float(exponent), math.exp(knee), math.exp(floor)
+
+
+def _deviation(
+    fitted: tuple[float, float, float, float], highest: float
+) -> float:
+    """Standard deviation that a spectrum gives between zero and a frequency."""
+    height, exponent, knee, _ = fitted
+    f = np.linspace(0, highest, 2000)
+    density = height * (np.maximum(f, knee) / knee) ** -exponent
+    return math.sqrt(float(np.trapezoid(2 * np.pi * f * density, f)))
+
+
+def _skewness(
+    image: np.ndarray, highest: float, generator: np.random.Generator
+) -> tuple[float, float]:
+    """Skewness of the image's low frequencies, and its error by a bootstrap over patches."""
+    from scipy.ndimage import gaussian_filter
+
+    values = np.asarray(image, dtype=np.float64)
+    slow = gaussian_filter(values, 0.19 / highest, mode="mirror")
+    side = max(1, round(0.5 / highest))
+    samples = slow[side // 2 :: side, side // 2 :: side]
+    rows, columns = (max(2, min(4, n // 3)) for n in samples.shape)
+    parts = [
+        part.ravel()
+        for band in np.array_split(samples, rows, axis=0)
+        for part in np.array_split(band, columns, axis=1)
+    ]
+    draws = []
+    for _ in range(100):
+        chosen = generator.integers(len(parts), size=len(parts))
+        draws.append(_skew(np.concatenate([parts[k] for k in chosen])))
+    return _skew(samples.ravel()), float(np.std(draws))
+
+
+def _skew(values: np.ndarray) -> float:
+    deviation = float(values.std())
+    return float(np.mean((values - values.mean()) ** 3)) / deviation**3 if deviation > 0 else 0.0

@@ -1,0 +1,155 @@
+"""What is wrong with a STEM campaign as a whole, found before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpctem.backend import select_backend
+from hpctem.config import StemConfig
+from hpctem.errors import ConfigError
+from hpctem.optics.annuli import check_angles
+from hpctem.optics.cross_sections import question_angles
+from hpctem.optics.electron import wavelength
+from hpctem.optics.scattering_factors import check_elements
+from hpctem.stem.experiment import Experiment
+from hpctem.structures import phonons, sheets
+
+# Scattering factors are needed up to the sharpest detail that the pixels of the potential hold, or
+# to the outer angle of an incoherent detector.
+
+
+def check_campaign(config: StemConfig) -> None:
+    """Check before any work what no sample could mend; raises ConfigError.
+
+    Keys that the method needs or cannot use, detectors within reach of sampling and tables, a
+    crystal that can be built and that the field of view holds, images within 16 bits.
+    """
+    _check_keys(config)
+    experiment = Experiment(config, select_backend("cpu"))
+    sheets.check_sheet(config.structure, experiment.field)
+    elements = np.array(sheets.list_elements(config.structure), dtype=np.uint8)
+    check_elements(elements, config.simulation.parametrization, _largest_frequency(config))
+    simulation = config.simulation
+    if simulation.phonons is not None:
+        phonons.check_displacements(elements, experiment.rms, "simulation.phonons.rms")
+    if simulation.debye_waller is not None:
+        phonons.check_displacements(elements, experiment.rms, "simulation.debye_waller")
+    assert experiment.films is not None  # reads them
+    assert experiment.point_spread is None or experiment.point_spread[1] > 0
+
+
+def list_warnings(config: StemConfig) -> list[str]:
+    """What a campaign may be doubted for although it can be computed."""
+    probe, simulation = config.imaging.probe, config.simulation
+    if probe is None or simulation.method != "incoherent":
+        return []
+    widest = probe.semiangle_cutoff.support[1]
+    doubts = {
+        f"imaging.detectors.{name}": question_angles(detector.inner, widest)
+        for name, detector in config.imaging.detectors.items()
+    }
+    return [f"{key}: {doubt}" for key, doubt in doubts.items() if doubt]
+
+
+def _check_keys(config: StemConfig) -> None:
+    simulation, imaging = config.simulation, config.imaging
+    method = simulation.method
+    if method == "convolution":
+        if simulation.convolution is None:
+            raise ConfigError("simulation.convolution: the method convolution needs this section")
+        if imaging.probe is not None:
+            raise ConfigError(
+                "imaging.probe: the convolution method has no probe but the width of "
+                "simulation.convolution; leave it out"
+            )
+    else:
+        if imaging.probe is None:
+            raise ConfigError(f"imaging.probe: the method {method} needs a probe")
+        if not imaging.detectors:
+            raise ConfigError(
+                "imaging.detectors: name at least one, as 'adf: {inner: 63 mrad, outer: 200 mrad}'"
+            )
+    if imaging.beam is None:
+        _check_without_beam(config)
+    if method == "convolution" and not imaging.detectors:
+        for key, given in (("beam", imaging.beam), ("contamination", imaging.contamination)):
+            if given is not None:
+                raise ConfigError(
+                    f"imaging.{key}: Z^exponent alone is on no scale of electrons; name a detector "
+                    "in imaging.detectors, for which carbon's cross section gives the scale"
+                )
+    if method != "multislice":
+        _check_incoherent(config)
+    else:
+        for detector in imaging.detectors.values():
+            check_angles(simulation.energy, simulation.sampling, detector.outer)
+    if config.storage.diffraction and method != "multislice":
+        raise ConfigError("storage.diffraction: only multislice has diffraction patterns")
+    _check_contamination(config)
+
+
+def _check_without_beam(config: StemConfig) -> None:
+    """Noise-free images know neither counts nor times."""
+    imaging = config.imaging
+    if imaging.detector.model_fields_set:
+        raise ConfigError(
+            "imaging.detector: without imaging.beam images are noise-free and nothing is counted; "
+            "give 'beam' or leave 'detector' out"
+        )
+    drift = imaging.scan.drift
+    timed = {
+        "flyback": imaging.scan.flyback is not None,
+        "drift": max(map(abs, (*drift.x.support, *drift.y.support))) > 0,
+    }
+    for key, given in timed.items():
+        if given:
+            raise ConfigError(
+                f"imaging.scan.{key}: it takes the dwell time, which imaging.beam gives; without a "
+                "beam there is none"
+            )
+
+
+def _check_incoherent(config: StemConfig) -> None:
+    simulation, imaging = config.simulation, config.imaging
+    if len(imaging.detectors) > 1:
+        raise ConfigError(
+            f"imaging.detectors: the method {simulation.method} has one detector, not "
+            f"{len(imaging.detectors)}; several are for the method multislice"
+        )
+    for name, detector in imaging.detectors.items():
+        if detector.segments > 1:
+            raise ConfigError(
+                f"imaging.detectors.{name}.segments: the method {simulation.method} cannot tell "
+                "them apart; use the method multislice"
+            )
+        if imaging.probe is None:
+            continue
+        lowest = imaging.probe.semiangle_cutoff.support[1]
+        if detector.inner < lowest * (1 - 1e-9):
+            raise ConfigError(
+                f"imaging.detectors.{name}.inner: {1e3 * detector.inner:g} mrad lies within the "
+                f"probe's {1e3 * lowest:g} mrad: the direct beam falls on the detector, and its "
+                "images are not incoherent; use the method multislice or a larger angle"
+            )
+
+
+def _check_contamination(config: StemConfig) -> None:
+    imaging = config.imaging
+    if imaging.contamination is None or imaging.probe is None:
+        return
+    widest = imaging.probe.semiangle_cutoff.support[1]
+    for name, detector in imaging.detectors.items():
+        if detector.inner < widest * (1 - 1e-9):
+            raise ConfigError(
+                f"imaging.contamination: carbon adds to what dark-field detectors collect; {name} "
+                f"begins at {1e3 * detector.inner:g} mrad, within the probe's {1e3 * widest:g} mrad"
+            )
+
+
+def _largest_frequency(config: StemConfig) -> float:
+    """The largest frequency in 1/A at which scattering factors are asked for."""
+    simulation = config.simulation
+    if simulation.method == "multislice":
+        return 1 / (3 * simulation.sampling)
+    angles = [detector.outer for detector in config.imaging.detectors.values()]
+    return max(angles, default=0.0) / wavelength(simulation.energy)

@@ -1,0 +1,255 @@
+"""What a STEM campaign file means for the physics: the field of view, probe, scan and detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from hpctem.backend import Backend
+from hpctem.conditions import COEFFICIENTS, noisiest_detector, translate_aberrations
+from hpctem.config import StemConfig
+from hpctem.detection.detector import Detector as Camera
+from hpctem.detection.scan import scan_reach
+from hpctem.errors import ConfigError
+from hpctem.inputs import read_film
+from hpctem.optics.aberrations import Aberrations
+from hpctem.optics.cross_sections import annular_cross_section
+from hpctem.optics.electron import wavelength
+from hpctem.optics.point_spread import gaussian_transfer, tabulated_transfer
+from hpctem.optics.probe import Probe, defocus_of_chromatic, probe_reach
+from hpctem.sampling import Distribution, Streams
+from hpctem.sections.stem import Collection
+from hpctem.stem.conditions import greatest_scan
+from hpctem.structures import phonons, recipes, sheets
+from hpctem.structures.scenes import Structure
+from hpctem.tables import IMAGES
+from hpctem.units import parse_quantity
+
+CARBON = 6
+# Beyond so many standard deviations a Gaussian point spread function is nothing.
+GAUSSIAN_REACH = 6.0
+# Between the scan and the border of the specimen there is at least so much (A) for the columns that
+# the border cuts, and for displaced atoms.
+LEAST_MARGIN = 5.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A campaign on a device: everything that does not change from structure to structure."""
+
+    config: StemConfig
+    backend: Backend
+
+    @cached_property
+    def streams(self) -> Streams:
+        """The random streams of the campaign."""
+        return Streams(self.config.campaign.seed)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Pixels (ny, nx) of an image."""
+        return self.config.imaging.pixels, self.config.imaging.pixels
+
+    @cached_property
+    def pixel_size(self) -> float | None:
+        """Side of a pixel in A where all images have the same."""
+        low, high = self.config.imaging.sampling.support
+        return high if low == high else None
+
+    @cached_property
+    def field(self) -> tuple[float, float]:
+        """Width and height (lx, ly) in A of the specimen: no scan nor probe meets its border."""
+        ny, nx = self.shape
+        pixel = self.config.imaging.sampling.support[1]
+        reach = scan_reach(self.shape, pixel, greatest_scan(self.config.imaging))
+        margin = LEAST_MARGIN + self.reach
+        return nx * pixel + 2 * (reach[0] + margin), ny * pixel + 2 * (reach[1] + margin)
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """The same as (ly, lx), in the order of arrays."""
+        return self.field[1], self.field[0]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Middle (x, y) in A of the field and of every scan."""
+        return self.field[0] / 2, self.field[1] / 2
+
+    @cached_property
+    def reach(self) -> float:
+        """How far in A the widest probe or point spread function of the campaign reaches."""
+        simulation, probe = self.config.simulation, self.config.imaging.probe
+        if self.point_spread is not None:
+            psf, sampling = self.point_spread
+            return max(psf.shape) / 2 * sampling
+        if simulation.convolution is not None:
+            return GAUSSIAN_REACH * simulation.convolution.width.support[1]
+        assert probe is not None  # check_campaign
+        widest = widest_probe(self.config)
+        return probe_reach(widest)
+
+    @cached_property
+    def band(self) -> float:
+        """Largest frequency in 1/A that a picture can hold."""
+        simulation, probe = self.config.simulation, self.config.imaging.probe
+        if probe is not None:
+            return 2 * probe.semiangle_cutoff.support[1] / wavelength(simulation.energy)
+        if self.point_spread is not None:
+            return tabulated_transfer(*self.point_spread).band
+        assert simulation.convolution is not None
+        return gaussian_transfer(simulation.convolution.width.support[0]).band
+
+    @cached_property
+    def detector(self) -> Collection | None:
+        """The detector that gives the images: the first one of the campaign file."""
+        return next(iter(self.config.imaging.detectors.values()), None)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of sites: class k is the (k - 1)-th."""
+        return sheets.site_classes(self.config.structure)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds of point defects."""
+        return sheets.defect_kinds(self.config.structure)
+
+    @cached_property
+    def image_dtype(self) -> np.dtype:
+        """Type of a stored image: uint16 of counted electrons, else float32."""
+        noise_free = self.config.imaging.beam is None
+        return np.dtype(np.float32) if noise_free else self._camera.dtype
+
+    @cached_property
+    def image_units(self) -> str:
+        """Unit of a stored image; none for the collected share of the beam."""
+        return "" if self.config.imaging.beam is None else self._camera.units
+
+    @cached_property
+    def _camera(self) -> Camera:
+        """The detector with all the noise that it can have."""
+        return noisiest_detector(self.config.imaging.detector)
+
+    @cached_property
+    def films(self) -> tuple[str, ...]:
+        """The micrographs from which contamination is taken, as texts."""
+        carbon = self.config.imaging.contamination
+        if carbon is None:
+            return ()
+        shortest = carbon.shortest.support[0]
+        return tuple(read_film(Path(p), shortest, carbon.pixel_size) for p in carbon.images)
+
+    @cached_property
+    def point_spread(self) -> tuple[np.ndarray, float] | None:
+        """The point spread function of the convolution method where a file gives it, and its A."""
+        convolution = self.config.simulation.convolution
+        if convolution is None or convolution.psf is None:
+            return None
+        return read_point_spread(Path(convolution.psf))
+
+    @cached_property
+    def rms(self) -> dict[int, float]:
+        """Rms displacement in A per atomic number, of frozen phonons or of the blur."""
+        simulation = self.config.simulation
+        given = simulation.phonons.rms if simulation.phonons else simulation.debye_waller or {}
+        known = {} if simulation.debye_waller is not None else dict(phonons.RMS_300K)
+        return known | {recipes.atomic_number(symbol): u for symbol, u in given.items()}
+
+    def blur(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Rms displacement in A that blurs each atom in an incoherent picture; none without."""
+        if not self.config.simulation.debye_waller:
+            return None
+        elements, which = np.unique(numbers, return_inverse=True)
+        return np.array([self.rms[int(number)] for number in elements])[which]
+
+    def carbon(self, dataset: str) -> float:
+        """Cross section in A^2 of carbon for a detector, by the dataset of its images."""
+        names = list_detectors(self.config)
+        of = next(name for name, path in names.items() if path == dataset)
+        return self._cross_section(CARBON, self.config.imaging.detectors[of])
+
+    def structure(self, index: int) -> Structure:
+        """The atoms of structure `index` at rest."""
+        return sheets.sample_sheet(self.config.structure, self.field, self.streams, index)
+
+    def scatter(self, numbers: np.ndarray, exponent: float) -> np.ndarray:
+        """What each atom scatters into the detector: float64 (n,), cross sections in A^2.
+
+        By the convolution method Z^exponent, on the scale on which carbon scatters as it does where
+        a detector is given.
+        """
+        simulation, detector = self.config.simulation, self.detector
+        elements, which = np.unique(numbers, return_inverse=True)
+        if simulation.method == "convolution":
+            carbon = CARBON**exponent if detector is None else self._cross_section(CARBON, detector)
+            return carbon * (elements[which] / CARBON) ** exponent
+        assert detector is not None  # check_campaign
+        return np.array([self._cross_section(int(z), detector) for z in elements])[which]
+
+    def _cross_section(self, number: int, detector: Collection) -> float:
+        simulation = self.config.simulation
+        return annular_cross_section(
+            number, simulation.energy, detector.inner, detector.outer, simulation.parametrization
+        )
+
+
+def set_probe(config: StemConfig, values: Mapping[str, float]) -> Probe:
+    """The probe of one focal setting, from its row of conditions."""
+    return Probe(
+        energy=config.simulation.energy,
+        semiangle_cutoff=values["semiangle_cutoff"],
+        defocus=values["defocus"],
+        aberrations=Aberrations(**{name: values[name] for name in COEFFICIENTS}),
+        focal_spread=values["focal_spread"],
+        source_size=values["source_size"],
+    )
+
+
+def widest_probe(config: StemConfig) -> Probe:
+    """The probe of the largest aperture with every aberration at its largest."""
+    probe, energy = config.imaging.probe, config.simulation.energy
+    assert probe is not None
+
+    def largest(distribution: Distribution) -> float:
+        return max(map(abs, distribution.support))
+
+    magnitudes = {name: (largest(d), 0.0) for name, d in probe.aberrations.magnitudes.items()}
+    chromatic = defocus_of_chromatic(largest(probe.chromatic), largest(probe.energy_spread), energy)
+    return Probe(
+        energy=energy,
+        semiangle_cutoff=probe.semiangle_cutoff.support[1],
+        defocus=largest(probe.defocus),
+        aberrations=translate_aberrations(probe.aberrations.notation, magnitudes),
+        focal_spread=float(np.hypot(largest(probe.focal_spread), chromatic)),
+        source_size=largest(probe.source_size),
+    )
+
+
+def list_detectors(config: StemConfig) -> dict[str, str]:
+    """Dataset of the images of each detector by its name; the first gives the images."""
+    names = list(config.imaging.detectors)
+    return {name: f"/entry/detectors/{name}" if k else IMAGES for k, name in enumerate(names)}
+
+
+def read_point_spread(file: Path) -> tuple[np.ndarray, float]:
+    """A point spread function, float64 (ny, nx), and its sampling in A, from a text file.
+
+    A first line 'sampling 0.1 A', then a row of numbers a line. Raises ConfigError for another.
+    """
+    lines = file.read_text("utf-8").splitlines()
+    try:
+        word, _, quantity = lines[0].strip().partition(" ")
+        if word != "sampling":
+            raise ValueError(f"it begins with {lines[0][:40]!r}")
+        sampling = parse_quantity(quantity, "length")
+        rows = [[float(value) for value in line.split()] for line in lines[1:] if line.strip()]
+        return np.array(rows, dtype=np.float64), sampling
+    except (ValueError, IndexError) as error:
+        raise ConfigError(
+            f"{file} is no point spread function: {error}; it needs a first line 'sampling 0.1 A', "
+            "then a row of numbers a line, all of one length"
+        ) from None

@@ -1,0 +1,151 @@
+"""The noise-free pictures of a specimen under one setting of the probe, by each method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hpctem.backend import Backend
+from hpctem.detection.looking import look
+from hpctem.detection.scan import ScanPath, bounds
+from hpctem.optics.incoherent import Picture, form_picture, gather_points
+from hpctem.optics.point_spread import Transfer, gaussian_transfer, tabulated_transfer
+from hpctem.optics.probe import probe_transfer
+from hpctem.optics.scan_grid import picture_of_scan, plan_scan
+from hpctem.optics.stem import scan_detectors
+from hpctem.stem.conditions import DrawConditions
+from hpctem.stem.experiment import Experiment, list_detectors, set_probe
+from hpctem.stem.tables import PATTERNS
+from hpctem.structures import phonons
+from hpctem.structures.scenes import Structure
+from hpctem.tables import IMAGES
+
+# Points of the tabulated image of an atom per wavelength of its highest frequency, and how far (A)
+# it is tabulated beyond the distance at which it has fallen to what labels still ask for.
+POINTS, FARTHEST = 4.0, 12.0
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture of the specimen whose point (0, 0) lies at `origin` (x, y) A of the field."""
+
+    picture: Picture
+    origin: tuple[float, float] = (0.0, 0.0)
+
+    def look(self, path: ScanPath, backend: Backend) -> Any:
+        """The picture along a scan, mean over its frames: (ny, nx) float32."""
+        x, y = (there - here for there, here in zip(path.origin, self.origin, strict=True))
+        return look(self.picture, replace(path, origin=(x, y)), backend)
+
+
+def form_pictures(
+    experiment: Experiment,
+    structure: Structure,
+    draw: DrawConditions,
+    focus: int,
+    values: Mapping[str, float],
+    paths: Sequence[ScanPath],
+) -> tuple[dict[str, list[View]], dict[str, np.ndarray]]:
+    """The pictures of every detector, segment by segment, and the diffraction patterns if kept.
+
+    `values`: the conditions of the focus; `paths`: the scans that will be led over the pictures.
+    """
+    if experiment.config.simulation.method == "multislice":
+        return _pass_probes(experiment, structure, draw, focus, values, paths)
+    picture = form_picture(
+        structure.positions[:, :2],
+        experiment.scatter(structure.numbers, values["exponent"]),
+        experiment.extent,
+        transfer_of(experiment, values),
+        experiment.backend,
+        experiment.blur(structure.numbers),
+    )
+    return {IMAGES: [View(picture)]}, {}
+
+
+def transfer_of(experiment: Experiment, values: Mapping[str, float]) -> Transfer:
+    """The transfer function of the probe's intensity, or of the point spread function."""
+    if experiment.config.simulation.method != "convolution":
+        return probe_transfer(set_probe(experiment.config, values))
+    if experiment.point_spread is not None:
+        return tabulated_transfer(*experiment.point_spread)
+    return gaussian_transfer(values["psf_width"])
+
+
+def point_spread(experiment: Experiment, values: Mapping[str, float]) -> tuple[np.ndarray, float]:
+    """The noise-free image of one atom: (n, n) float32, the atom at [n // 2, n // 2]; A per pixel.
+
+    As its defects' labels need it: on a square of at most 24 A.
+    """
+    transfer = transfer_of(experiment, values)
+    sampling = 1 / (POINTS * transfer.band)
+    half = math.ceil(min(FARTHEST, experiment.reach) / sampling)
+    side = 4 * half * sampling
+    middle = np.array([side / 2, side / 2])
+    atom = form_picture(middle[None], np.ones(1), (side, side), transfer, experiment.backend)
+    places = (np.arange(2 * half + 1) - half) * sampling
+    lines, columns = (np.zeros((places.size, 2)) for _ in range(2))
+    lines[:, 1], columns[:, 0] = places, places
+    seen = gather_points(atom, (middle + lines)[None], columns, experiment.backend)
+    return experiment.backend.to_host(seen), sampling
+
+
+def _pass_probes(
+    experiment: Experiment,
+    structure: Structure,
+    draw: DrawConditions,
+    focus: int,
+    values: Mapping[str, float],
+    paths: Sequence[ScanPath],
+) -> tuple[dict[str, list[View]], dict[str, np.ndarray]]:
+    """Lead the probe over what all scans cover, at the points that tell the whole picture."""
+    config = experiment.config
+    simulation = config.simulation
+    probe = set_probe(config, values)
+    corners = np.array([bounds(path) for path in paths])
+    area = (*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
+    grid = plan_scan(area, simulation.energy, probe.semiangle_cutoff, simulation.sampling, 0.0)
+    signals = scan_detectors(
+        displace_atoms(experiment, structure, draw, focus),
+        structure.numbers,
+        structure.cell[2],
+        grid,
+        probe,
+        experiment.annuli,
+        experiment.multislice(probe, structure.cell[2]),
+        experiment.backend,
+        patterns=config.storage.diffraction,
+    )
+    pictures: dict[str, list[View]] = {}
+    of_segment = iter(signals.values)
+    for path, annulus in zip(list_detectors(config).values(), experiment.annuli, strict=True):
+        pictures[path] = [
+            View(
+                picture_of_scan(next(of_segment), grid, experiment.backend, probe.source_size),
+                grid.origin,
+            )
+            for _ in range(annulus.segments)
+        ]
+    return pictures, {PATTERNS: signals.patterns} if signals.patterns is not None else {}
+
+
+def displace_atoms(
+    experiment: Experiment, structure: Structure, draw: DrawConditions, focus: int
+) -> np.ndarray:
+    """The atoms in every phonon configuration of a focus: (P, n, 3) float64 A."""
+    frozen = experiment.config.simulation.phonons
+    if frozen is None:
+        return structure.positions[None]
+    displaced = (
+        phonons.displacements(
+            structure.numbers,
+            experiment.rms,
+            draw.streams(f"phonon/{focus}/{configuration}", draw.structure),
+        )
+        for configuration in range(frozen.configurations)
+    )
+    return np.stack([structure.positions + one for one in displaced])
