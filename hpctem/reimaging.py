@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hpctem.campaign_file import CampaignFile, limit_structures
-from hpctem.config import Config
+from hpctem.config import Config, HrtemConfig
 from hpctem.database.fill import Summary
 from hpctem.database.finish import compare_digests, read_rows, require_intact_outside
 from hpctem.database.reader import Database, open_database
@@ -78,9 +78,14 @@ def open_parent(
 
     volume   (k, n): only the structures of that volume of the campaign
 
-    Raises ConfigError when the campaign asks for other waves than the parent holds (with every
-    difference), DatabaseError when the parent is damaged, lacks waves or is not finished there.
+    Raises ConfigError when the campaign is one of STEM or asks for other waves than the parent
+    holds (with every difference), DatabaseError when the parent is damaged, lacks waves or is not finished there.
     """
+    if not isinstance(campaign.config, HrtemConfig):
+        raise ConfigError(
+            "campaign.technique: images are formed anew from the exit waves of HRTEM; those of "
+            "scanning TEM are quick to simulate: use 'hpctem simulate'"
+        )
     require_intact_outside(path)
     with open_database(path) as database:
         if EXIT_WAVES not in {item.path for item in database.layout.fields}:
@@ -169,7 +174,7 @@ def _differences(path: Path, stored: Mapping[str, str], given: Mapping[str, str]
             yield f"{key}: {one:.120} in {path.name}, {other:.120} in the campaign file"
 
 
-def _require_grid(path: Path, database: Database, config: Config) -> None:
+def _require_grid(path: Path, database: Database, config: HrtemConfig) -> None:
     """Raise ConfigError when the images need finer exit waves than the parent holds."""
     ny, nx = database.field(EXIT_WAVES).shape[-2:]
     grids = choose_grids(config)

@@ -18,10 +18,8 @@ from hpctem.backend import Backend
 from hpctem.calibration.machine import Machine, describe_machine
 from hpctem.calibration.measure import (
     Storage,
-    Timed,
     process_age,
     time_storage,
-    time_structure,
 )
 from hpctem.calibration.transforms import (
     Shape,
@@ -29,13 +27,13 @@ from hpctem.calibration.transforms import (
     floor_seconds,
     time_transforms,
 )
-from hpctem.calibration.workload import Work, average_work
+from hpctem.calibration.workload import Timed, Work, average_work, choose_steps
 from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import Layout
 from hpctem.errors import SampleError
-from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.simulate import lay_out
+from hpctem.techniques import Experiment, choose_technique
 
 # A rank is not asked for more than so many samples that fail, one after another.
 MOST_FAILURES = 10
@@ -110,7 +108,7 @@ def calibrate(
     be written.
     """
     startup = process_age()
-    experiment = Experiment(campaign.config, backend)
+    experiment = choose_technique(campaign.config).open_experiment(campaign.config, backend)
     total = campaign.config.campaign.structures
     layout = lay_out(campaign, experiment, range(total))
     order = np.random.default_rng(communicator.rank).permutation(min(total, 4096)).tolist()
@@ -149,6 +147,7 @@ def _time_good(
     layout: Layout,
 ) -> list[Timed]:
     """Time `wanted` structures of the order, going round; those that fail are left out."""
+    steps = choose_steps(experiment.config.campaign.technique)
     begin = time.monotonic()
     good: list[Timed] = []
     failures = 0
@@ -156,7 +155,7 @@ def _time_good(
         index = order.pop(0)
         order.append(index)
         try:
-            one = time_structure(experiment, index, layout)
+            one = steps.time_structure(experiment, index, layout)
         except SampleError as error:
             failures += 1
             if failures == MOST_FAILURES:

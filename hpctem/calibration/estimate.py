@@ -9,7 +9,7 @@ from hpctem.calibration.calibrate import Calibration, scale_units
 from hpctem.calibration.workload import Work
 
 # Relative errors: of two runs of the same on a quiet machine, for a factor of two in the pixels of
-# the waves (caches), and for steps that the timed campaign did differently or not at all.
+# the fields (caches), and for steps that the timed campaign did differently or not at all.
 SAME, PER_DOUBLING, OTHER_STEP = 0.10, 0.20, 0.25
 
 
@@ -43,34 +43,27 @@ def estimate(calibration: Calibration, work: Work, signature: str) -> Estimate:
     notes = []
     measured = signature == calibration.signature
     if not measured:
-        doublings = abs(math.log2(math.prod(work.wave) / math.prod(timed.wave)))
-        error += PER_DOUBLING * doublings
-        for name, said in DIFFERENCES.items():
-            if getattr(work, name) != getattr(timed, name):
-                error += OTHER_STEP
-                notes.append(f"{said}, unlike {calibration.campaign}, which was timed")
+        error += PER_DOUBLING * abs(math.log2(work.pixels / timed.pixels))
+        for said in list_differences(work, timed):
+            error += OTHER_STEP
+            notes.append(f"{said}, unlike {calibration.campaign}, which was timed")
         unknown = [step for step, unit in units.items() if unit and step not in calibration.rates]
         if unknown:
             notes.append(f"{', '.join(unknown)}: not timed with {calibration.campaign}, left out")
     return Estimate(steps, error, measured, tuple(notes))
 
 
-DIFFERENCES = {
-    "finite": "the projection (finite or infinite) is another",
-    "mask": "masks are made by another method",
-    "blurred": "the detector has an MTF or has none",
-}
+def list_differences(work: Work, timed: Work) -> list[str]:
+    """What the timed campaign does in another manner."""
+    other = timed.manner()
+    return [said for name, (value, said) in work.manner().items() if other[name][0] != value]
 
 
 def distance(calibration: Calibration, work: Work, signature: str) -> float:
-    """How unlike the timed campaign and this work are: 0 for the same cost."""
+    """How unlike the timed campaign and this work, of one family, are: 0 for the same cost."""
     timed = calibration.work
     if signature == calibration.signature:
         return 0.0
-    counts = [
-        (work.whole.slices, timed.whole.slices),
-        *((getattr(work, n), getattr(timed, n)) for n in ("phonons", "images", "channels")),
-    ]
+    counts = zip((work.pixels, *work.amounts()), (timed.pixels, *timed.amounts()), strict=True)
     unlike = 0.01 + sum(abs(math.log(a / b)) for a, b in counts if a and b)
-    unlike += abs(math.log(math.prod(work.wave) / math.prod(timed.wave)))
-    return unlike + 5 * sum(getattr(work, n) != getattr(timed, n) for n in DIFFERENCES)
+    return unlike + 5 * len(list_differences(work, timed))

@@ -14,11 +14,13 @@ from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import distance
 from hpctem.calibration.machine import Machine
 from hpctem.calibration.measure import Storage
-from hpctem.calibration.workload import Passage, Work
+from hpctem.calibration.workload import Work, choose_steps
 from hpctem.errors import ConfigError, MachineError
 from hpctem.sections.common import nearest
 
 FORMAT = "hpctem-calibration-1"
+# Of calibrations that do not say it.
+FIRST_TECHNIQUE = "hrtem"
 SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -97,17 +99,26 @@ def choose_calibration(
     """The one whose campaign is most like that work.
 
     Of several alike that of a GPU, which `--device auto` takes, then the one with most ranks.
+    Raises ConfigError where none is of a campaign of the same steps.
     """
+    fitting = [one for one in calibrations if one.work.family == work.family]
+    if not fitting:
+        families = sorted({one.work.family for one in calibrations})
+        raise ConfigError(
+            f"the calibrations of this site are of {' and '.join(families)} campaigns, which tell "
+            f"nothing of a campaign of {work.family}; run 'hpctem plan CONFIG --site SITE "
+            "--calibrate' with this one there"
+        )
 
     def rank(one: Calibration) -> tuple[float, bool, int]:
         return distance(one, work, signature), one.machine.by_lines, -one.ranks
 
-    return min(calibrations, key=rank)
+    return min(fitting, key=rank)
 
 
 def describe(calibration: Calibration) -> dict[str, Any]:
     """A calibration as plain data for JSON."""
-    plain = asdict(calibration)
+    plain = asdict(calibration) | {"technique": calibration.work.technique}
     plain["transforms"] = [[*shape, s] for shape, s in sorted(calibration.transforms.items())]
     return plain
 
@@ -115,12 +126,8 @@ def describe(calibration: Calibration) -> dict[str, Any]:
 def rebuild(described: Mapping[str, Any]) -> Calibration:
     """The calibration that `describe` described; raises what a missing or foreign key raises."""
     values = dict(described)
-    work: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values["work"].items()
-    }
-    work |= {name: Passage(**work[name]) for name in ("whole", "parts")}
-    values["work"] = Work(**work)
+    steps = choose_steps(values.pop("technique", FIRST_TECHNIQUE))
+    values["work"] = steps.rebuild_work(values["work"])
     values["machine"] = Machine(**values["machine"])
     values["storage"] = Storage(**values["storage"])
     values["transforms"] = {tuple(shape): s for *shape, s in values["transforms"]}

@@ -115,3 +115,8 @@ def transform_seconds(shape: Shape, timed: Mapping[Shape, float]) -> float:
 def floor_seconds(counts: Mapping[Shape, float], timed: Mapping[Shape, float]) -> float:
     """Seconds that so many transforms of each shape take alone."""
     return sum(count * transform_seconds(shape, timed) for shape, count in counts.items() if count)
+
+
+def add_transforms(counts: dict[Shape, float], shape: Shape, number: float) -> None:
+    """Add so many transforms of a shape to what was counted."""
+    counts[shape] = counts.get(shape, 0.0) + number

@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from hpctem.cli import curation, inspection, machine, simulation
+from hpctem.cli import curation, inspection, machine, micrographs, simulation
 from hpctem.cli.command import commands
 from hpctem.errors import HpctemError
 
-__all__ = ["commands", "curation", "inspection", "machine", "main", "simulation"]
+__all__ = ["commands", "curation", "inspection", "machine", "main", "micrographs", "simulation"]
 
 
 def main() -> None:

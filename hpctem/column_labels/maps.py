@@ -17,7 +17,7 @@ import numpy as np
 from hpctem.column_labels import painting
 from hpctem.column_labels.columns import Columns
 from hpctem.column_labels.nearest import measure_distances
-from hpctem.column_labels.spans import Lines, Spans, find_spans, lay_lines
+from hpctem.column_labels.spans import Lines, Spans, find_spans, lay_lines, turn_points
 from hpctem.detection.scan import ScanPath
 from hpctem.errors import ConfigError, SampleError
 
@@ -26,6 +26,10 @@ FARTHEST = 3.6
 
 TAIL = 2e-4
 """The image of an atom is followed until it has fallen to this share of its peak."""
+
+SLACK = 0.2
+"""What the tails of all atoms about a pixel may add up to where they are left out at first, as a
+share of the threshold."""
 
 FLATNESS = 4e-4
 """Largest error of linear interpolation in the image of an atom, as a share of its peak."""
@@ -122,20 +126,76 @@ def map_defect_images(
         raise ConfigError(f"the defects' threshold is {threshold:g}: it must lie between 0 and 1")
     table, sampling, reach = prepare_table(psf, sampling)
     frames = [lay_lines(path, frame) for frame in range(path.frames)]
-    level = np.float32(threshold * path.frames)
     maps = {}
-    image = np.empty(path.shape, dtype=np.float32)
     for kind in kinds:
         places = _places_of(defects, kind)
-        if len(places) == 0:
-            maps[kind] = np.zeros(path.shape, dtype=np.uint8)
-            continue
-        image.fill(0)
-        for lines in frames:
-            geometry = _geometry(find_spans(places, lines, reach), lines)
-            painting.add_images(image, table, sampling, lines.axis, *geometry)
-        maps[kind] = (image > level).view(np.uint8)
+        maps[kind] = _exceed(places, frames, table, sampling, reach, threshold)
     return maps
+
+
+def _exceed(
+    places: np.ndarray,
+    frames: Sequence[Lines],
+    table: np.ndarray,
+    sampling: float,
+    reach: float,
+    threshold: float,
+) -> np.ndarray:
+    """Where the mean image of atoms exceeds `threshold`: uint8 (ny, nx).
+
+    places: (m, 2) float64 A; the rest as of `prepare_table`. First the atoms' cores are added up
+    everywhere; tails, which reach over far more pixels, only matter where the sum falls short of
+    the threshold by no more than they can give. There everything is summed up.
+    """
+    ny, nx = len(frames[0].along), len(frames[0].offset)
+    exceeded = np.zeros((ny, nx), dtype=np.uint8)
+    if len(places) == 0:
+        return exceeded
+    core, slack = _choose_core(places, table, sampling, reach, SLACK * threshold)
+    image = np.zeros((ny, nx), dtype=np.float32)
+    for lines in frames:
+        geometry = _geometry(find_spans(places, lines, core), lines)
+        painting.add_images(image, table, sampling, lines.axis, *geometry)
+    level = np.float32(threshold * len(frames))
+    bright = np.flatnonzero(image > np.float32((threshold - slack) * len(frames)))
+    sums = image.reshape(-1)[bright]
+    short = sums <= level
+    if slack > 0 and short.any():
+        again, pixels = np.zeros(np.count_nonzero(short), np.float32), np.divmod(bright[short], nx)
+        for lines in frames:
+            points = turn_points(places, lines)
+            points = points[np.argsort(points[:, 1])]
+            where = (points, lines.along, lines.across, lines.offset)
+            painting.sum_images(again, *pixels, table, sampling, lines.axis, reach, *where)
+        sums[short] = again
+    exceeded.reshape(-1)[bright] = sums > level
+    return exceeded
+
+
+def _choose_core(
+    places: np.ndarray, table: np.ndarray, sampling: float, reach: float, slack: float
+) -> tuple[float, float]:
+    """How far an atom's core reaches, A, and what tails beyond can add up to at one pixel.
+
+    The latter is `slack`, or 0 where the core is all there is. No pixel has more atoms within
+    `reach` than one of the atoms has within twice that.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(places)
+    crowd = int(tree.query_ball_point(places, 2 * reach, return_length=True).max())
+    faint = slack / crowd
+    # The bound is one of sums: a psf with negative tails has none.
+    if faint <= TAIL or table.min() < -TAIL:
+        return reach, 0.0
+    return min(reach, _reach_of(table, sampling, faint)), slack
+
+
+def _reach_of(table: np.ndarray, sampling: float, share: float) -> float:
+    """The radius in A beyond which nothing in a table, between its points too, exceeds `share`."""
+    away = (np.arange(len(table)) - len(table) // 2) ** 2.0
+    square = (away[:, None] + away[None, :])[np.abs(table) > share].max()
+    return (math.sqrt(square) + 1.5) * sampling
 
 
 def prepare_table(psf: np.ndarray, sampling: float) -> tuple[np.ndarray, float, float]:
@@ -161,11 +221,10 @@ def prepare_table(psf: np.ndarray, sampling: float) -> tuple[np.ndarray, float, 
     ]
     factor = _choose_factor(around)
     around, sampling = _refine(around, factor), sampling / factor
-    away = (np.arange(len(around)) - len(around) // 2) * sampling
-    distance = np.hypot(away[:, None], away[None, :])
-    reach = float(distance[np.abs(around) > TAIL].max()) + 1.5 * sampling
+    around = (around / around.max()).astype(np.float32)
+    reach = _reach_of(around, sampling, TAIL)
     room = max(0, math.ceil(reach / sampling) + 2 - len(around) // 2)
-    return np.pad((around / around.max()).astype(np.float32), room), sampling, reach
+    return np.pad(around, room), sampling, reach
 
 
 def _choose_factor(table: np.ndarray) -> int:

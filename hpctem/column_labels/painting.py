@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from hpctem.compiling import compile_lanes, compile_loop
+from hpctem.compiling import compile_lanes, compile_loop, inline_lanes
 
 
 @compile_loop
@@ -51,6 +51,18 @@ def paint_gaussians(labels, width, point, row, first, stop, points, along, acros
                 labels[i, j] = value
 
 
+@inline_lanes
+def interpolate(flat, n, y, x):
+    """A table of n columns between its entries, linearly; y, x in its pixels, within it by one."""
+    upper, left = np.int32(y), np.int32(x)
+    v, u = y - np.float32(upper), x - np.float32(left)
+    place = np.uint32(upper * n + left)
+    above = flat[place] + u * (flat[place + np.uint32(1)] - flat[place])
+    place += np.uint32(n)
+    below = flat[place] + u * (flat[place + np.uint32(1)] - flat[place])
+    return above + v * (below - above)
+
+
 @compile_lanes
 def add_images(
     image, table, sampling, axis, point, row, first, stop, points, along, across, offset
@@ -62,8 +74,7 @@ def add_images(
     """
     n = np.int32(table.shape[0])
     flat = table.reshape(table.size)
-    scale = 1.0 / sampling
-    ux, uy = axis[0] * scale, axis[1] * scale
+    ux, uy = axis[0] / sampling, axis[1] / sampling
     for s in range(len(point)):
         p, i = point[s], row[s]
         dx, dy = along[i] - points[p, 0], across[i] - points[p, 1]
@@ -71,10 +82,25 @@ def add_images(
         line, places = image[i, first[s] : stop[s]], offset[first[s] : stop[s]]
         for j in range(len(line)):
             x, y = np.float32(x0 + ux * places[j]), np.float32(y0 + uy * places[j])
-            left, upper = np.int32(x), np.int32(y)
-            u, v = x - np.float32(left), y - np.float32(upper)
-            place = np.uint32(upper * n + left)
-            above = flat[place] + u * (flat[place + np.uint32(1)] - flat[place])
-            place += np.uint32(n)
-            below = flat[place] + u * (flat[place + np.uint32(1)] - flat[place])
-            line[j] += above + v * (below - above)
+            line[j] += interpolate(flat, n, y, x)
+
+
+@compile_lanes
+def sum_images(sums, row, column, table, sampling, axis, reach, points, along, across, offset):
+    """Add to `sums`, float32 (k,), the images of all atoms within `reach` A of each of k pixels.
+
+    row, column: int64 (k,), the pixels; points: in the order of their places across the lines; the
+    table as in `add_images`, larger than `reach` by one of its pixels.
+    """
+    n = np.int32(table.shape[0])
+    flat = table.reshape(table.size)
+    ux, uy = axis[0] / sampling, axis[1] / sampling
+    for k in range(len(sums)):
+        x, y = along[row[k]] + offset[column[k]], across[row[k]]
+        p = np.searchsorted(points[:, 1], y - reach)
+        while p < len(points) and points[p, 1] <= y + reach:
+            dx, dy = x - points[p, 0], y - points[p, 1]
+            if dx * dx + dy * dy <= reach * reach:
+                to_x, to_y = n // 2 + ux * dx - uy * dy, n // 2 + uy * dx + ux * dy
+                sums[k] += interpolate(flat, n, np.float32(to_y), np.float32(to_x))
+            p += 1

@@ -89,14 +89,15 @@ def draw_film(
 def scan_film(film: Film, path: ScanPath) -> np.ndarray:
     """Thickness in A at each pixel of a scan, (ny, nx) float32, the mean over its frames.
 
-    Where the frames lie closer together than a 24th of the shortest wavelength (rms), which is what
-    jitter and alignment leave, the film is taken at the mean position: the waves of that length
-    alone would differ, by (2 pi / 24)^2 / 2 = 3 %. Else every frame is looked up.
+    Where the frames lie closer together than a twelfth of the shortest wavelength (rms, x and y
+    together), which is what jitter and alignment leave, the film is taken at the mean position.
+    Waves of that length would at most be (2 pi / 12)^2 / 4 = 7 % weaker in the mean over frames
+    that scatter along x and y alike, waves of twice that length 2 %. Else every frame is looked up.
     """
     lines = film.origin + path.lines @ film.transform.T
     columns = path.columns @ film.transform.T
     spread = math.sqrt(float(lines.var(axis=0).sum(axis=-1).mean()))
-    if spread < NODES / 24:
+    if spread < NODES / 12:
         lines = lines.mean(axis=0, keepdims=True)
     seen = [
         evaluate_spline(film.coefficients, frame, columns, film.mean, film.variation)

@@ -56,7 +56,7 @@ def extract_contamination(
         )
     field = image.astype(np.float64)
     for axis, size in enumerate(sizes):
-        most = int(MOST * shortest / (2 + 2 * ROLL_OFF) / size) - 1
+        most = int((MOST - 2) * shortest / (2 + 2 * ROLL_OFF) / size)
         field = _cut_middle(field, axis, max(MOST, most))
         side = field.shape[axis] * size
         if side < FEWEST * shortest:

@@ -48,8 +48,8 @@ def write_descriptions(
     collection = shards[0].part.collection
     total = sum(len(shard) for shard in shards)
     used = [form.names[path] for path in form.views]
-    names = ", ".join(label.name for label in form.labels)
-    labels = f"labels ({names})" if len(form.labels) > 1 else "labels"
+    maps = ", ".join(label.name for label in form.labels)
+    labels = f"labels ({maps})" if len(form.labels) > 1 else "labels"
     dataset = describe_dataset(
         name=f"hpctem-{'-'.join(used)}",
         description=(

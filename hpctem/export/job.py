@@ -32,7 +32,7 @@ from hpctem.export.description import (
 )
 from hpctem.export.emd import write_emd
 from hpctem.export.files import Written, check_room, name_failures, open_new, read_back
-from hpctem.export.metadata import image_path, label_folder
+from hpctem.export.metadata import IMAGES, image_path, label_folder
 from hpctem.export.nexus import write_nexus
 from hpctem.export.plan import (
     FORMATS,
@@ -210,7 +210,7 @@ def _fails_first(working: Path) -> bool:
 
 def _make_folders(working: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> None:
     """All folders, by one rank and before any file: no rank makes one that another has removed."""
-    kinds = ("images", *(label_folder(label.key) for label in form.labels))
+    kinds = [IMAGES, *(label_folder(label.key) for label in form.labels)]
     folders = {image_path(shard, "", choice, kind).parent for shard in shards for kind in kinds}
     for folder in sorted({*folders, PurePosixPath(CAMPAIGNS)}):
         (working / folder).mkdir(parents=True, exist_ok=True)
@@ -263,11 +263,11 @@ def _write_files(
     notes = {"key": record.key, "pixel_size": f"{width:.10g} x {height:.10g} angstrom"}
     if form.scale is not None:
         notes["stored_range"] = f"{form.scale[0]:.10g} {form.scale[1]:.10g}"
-    pixels: dict[str | PurePosixPath, np.ndarray] = {"images": record.image}
+    pixels = {IMAGES: record.image}
     pixels |= {label_folder(key): label for key, label in record.labels.items()}
     written = []
-    for name, image in pixels.items():
-        path = image_path(shard, record.key, choice, name)
+    for inner, image in pixels.items():
+        path = image_path(shard, record.key, choice, inner)
         with open_new(folder / path) as stream:
             if choice.format == "png":
                 write_png(stream, image, notes)

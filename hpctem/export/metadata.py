@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_ONCE = 65536
+IMAGES = PurePosixPath("images")
 PARQUET, CSV = "metadata.parquet", "metadata.csv"
 # What the table says beside the columns of the database: name -> description.
 OWN = {
@@ -64,7 +65,7 @@ def _write_table(folder: Path, names: tuple[str, str], tables: Iterable[pyarrow.
 
 
 def image_path(
-    shard: Shard, key: str, choice: Choice, folder: str | PurePosixPath = "images"
+    shard: Shard, key: str, choice: Choice, folder: PurePosixPath = IMAGES
 ) -> PurePosixPath:
     """The file of an image, or of one of its labels in a folder of `label_folder`."""
     form = FORMATS[choice.format]

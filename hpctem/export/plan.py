@@ -345,9 +345,9 @@ def _plan_labels(databases: Sequence[Database], choice: Choice) -> tuple[Label, 
             )
         first = fields[0]
         if len({tell_classes(item) for item in fields}) > 1:
-            classes = "; ".join(", ".join(tell_classes(item)) or "no names" for item in fields)
+            told = "; ".join(", ".join(tell_classes(item)) or "no names" for item in fields)
             raise ConfigError(
-                f"the classes of the label {name!r} are not the same in all databases ({classes}): "
+                f"the classes of the label {name!r} are not the same in all databases ({told}): "
                 "export them one by one, or leave it out of the labels"
             )
         key = "label" if len(names) == 1 else name

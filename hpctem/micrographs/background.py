@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpctem.detection.contamination import FilmSettings, power_density
 from hpctem.micrographs.spectra import frequencies, power_spectrum
 
 HIGHEST = 0.8  # of the first spot's frequency: beyond, the window spreads its power
@@ -56,17 +57,19 @@ def measure_background(
     fitted = _fit(rings, powers, counts, noise)
     if fitted is None:
         return None
-    height, exponent, knee, floor = fitted
-    crossing = knee * (height / floor) ** (1 / exponent)
-    highest = float(min(crossing, HIGHEST * first_spot))
-    if height < SMALLEST_EXCESS * floor or highest < rings[1]:
+    height, exponent, knee, end, floor = fitted
+    span = np.linspace(0, HIGHEST * first_spot, 1000)
+    above = span[height * density(span, exponent, knee, end) > floor]
+    if height < SMALLEST_EXCESS * floor or len(above) == 0 or above[-1] < rings[1]:
         return None
+    # Where its spectrum ends, or sooner, where it is lost in what lies between the spots.
+    highest = float(min(above[-1], end))
     deviation = _deviation(fitted, highest)
     draws = []
     for _ in range(40):
         # The mean power of a ring of n frequencies is known to 1 / sqrt(n).
         again = powers * generator.gamma(counts / 2, 2 / counts)
-        if (other := _fit(rings, again, counts, noise)) is not None:
+        if (other := _fit(rings, again, counts, noise, fitted)) is not None:
             draws.append((_deviation(other, highest), other[1], 1 / other[2]))
     errors = np.std(draws, axis=0) if len(draws) > 1 else np.array([deviation, exponent, 1 / knee])
     skewness, skew_error = _skewness(image, highest, generator)
@@ -128,9 +131,17 @@ def cut_moments(v: float) -> tuple[float, float]:
 
 
 def _fit(
-    rings: np.ndarray, powers: np.ndarray, counts: np.ndarray, noise: float
-) -> tuple[float, float, float, float] | None:
-    """Height, exponent, knee and floor of floor + height min(1, (f / knee)^-exponent)."""
+    rings: np.ndarray,
+    powers: np.ndarray,
+    counts: np.ndarray,
+    noise: float,
+    near: tuple[float, float, float, float, float] | None = None,
+) -> tuple[float, float, float, float, float] | None:
+    """Height, exponent, knee, end and floor: floor + height min(1, (f / knee)^-exponent) cut(f).
+
+    The cut is that of a campaign's film: half a cosine from 0.8 to 1.2 times the end. near: where
+    to begin; without, from several places.
+    """
     from scipy.optimize import least_squares
 
     low, high = float(rings[0]), float(rings[-1])
@@ -138,18 +149,25 @@ def _fit(
     target = np.log(powers)
 
     def misfit(parameters: np.ndarray) -> np.ndarray:
-        height, exponent, knee, floor = parameters
-        falling = np.minimum(0.0, -exponent * (np.log(rings) - knee))
-        return weights * (np.logaddexp(floor, height + falling) - target)
+        height, exponent, knee, end, floor = parameters
+        slow = np.exp(height) * density(rings, exponent, math.exp(knee), math.exp(end))
+        return weights * (np.log(slow + math.exp(floor)) - target)
 
-    best = None
     bottom = math.log(max(noise, 1e-300))
     top = max(float(target.max()), bottom) + 3
     start_floor = min(max(float(np.median(target[-max(3, len(target) // 4) :])), bottom), top)
-    for knee in (1.5 * low, math.sqrt(low * high)):
-        start = [float(target[:3].mean()), 2.5, math.log(knee), start_floor]
-        lower = [bottom - 10, EXPONENTS[0], math.log(low), bottom - 0.05]
-        upper = [top, EXPONENTS[1], math.log(0.8 * high), top]
+    lower = [bottom - 10, EXPONENTS[0], math.log(low), math.log(1.5 * low), bottom - 0.05]
+    upper = [top, EXPONENTS[1], math.log(0.8 * high), math.log(1.5 * high), top]
+    starts = [
+        [float(target[:3].mean()), 2.5, math.log(knee), math.log(end), start_floor]
+        for knee in (1.5 * low, math.sqrt(low * high))
+        for end in (0.5 * high, 1.3 * high)
+    ]
+    if near is not None:
+        height, exponent, knee, end, floor = near
+        starts = [[math.log(height), exponent, *(math.log(x) for x in (knee, end, floor))]]
+    best = None
+    for start in starts:
         found = least_squares(
             misfit, np.clip(start, lower, upper), bounds=(lower, upper), loss="soft_l1"
         )
@@ -157,18 +175,21 @@ def _fit(
             best = found
     if best is None or not np.isfinite(best.x).all():
         return None
-    height, exponent, knee, floor = best.x
-    return math.exp(height), float(exponent), math.exp(knee), math.exp(floor)
+    height, exponent, knee, end, floor = best.x
+    return math.exp(height), float(exponent), math.exp(knee), math.exp(end), math.exp(floor)
 
 
-def _deviation(
-    fitted: tuple[float, float, float, float], highest: float
-) -> float:
+def density(f: np.ndarray, exponent: float, knee: float, end: float) -> np.ndarray:
+    """Spectrum of a film of contamination, 1 on its flat part, at frequencies in any unit."""
+    return power_density(f, FilmSettings(1.0, 1.0, exponent, 1 / end, 1 / knee))
+
+
+def _deviation(fitted: tuple[float, float, float, float, float], highest: float) -> float:
     """Standard deviation that a spectrum gives between zero and a frequency."""
-    height, exponent, knee, _ = fitted
+    height, exponent, knee, end, _ = fitted
     f = np.linspace(0, highest, 2000)
-    density = height * (np.maximum(f, knee) / knee) ** -exponent
-    return math.sqrt(float(np.trapezoid(2 * np.pi * f * density, f)))
+    powers = height * density(f, exponent, knee, end)
+    return math.sqrt(float(np.trapezoid(2 * np.pi * f * powers, f)))
 
 
 def _skewness(

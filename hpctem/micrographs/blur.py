@@ -122,17 +122,13 @@ def structure_amplitudes(
     return np.abs(waves @ sigma) / area, float(sigma.sum()) / area
 
 
-def _fit_decay(
-    lengths: np.ndarray, ratio: np.ndarray, relative: np.ndarray
-) -> tuple[float, float]:
+def _fit_decay(lengths: np.ndarray, ratio: np.ndarray, relative: np.ndarray) -> tuple[float, float]:
     """s^2 and the logarithm at zero of ratio = u exp(-2 pi^2 s^2 g^2)."""
     slope, height = np.polyfit(-2 * math.pi**2 * lengths**2, np.log(ratio), 1, w=1 / relative)
     return float(slope), float(height)
 
 
-def _fit_axes(
-    places: np.ndarray, ratio: np.ndarray, relative: np.ndarray
-) -> tuple[float, float]:
+def _fit_axes(places: np.ndarray, ratio: np.ndarray, relative: np.ndarray) -> tuple[float, float]:
     """Variances along x and y of a Gaussian that may be longer in one direction."""
     x, y = places.T
     columns = np.stack([np.ones_like(x), *(-2 * math.pi**2 * np.stack([x * x, y * y, 2 * x * y]))])

@@ -44,13 +44,14 @@ class Proposal:
 
     imaging: the keys of the campaign's section `imaging`, as YAML has them. findings: the numbers
     and where they come from. assumed: what was not in the file and not given. unidentified: what
-    one image cannot say. measured: all that was measured.
+    one image cannot say. optics: the microscope's, given, read or assumed. measured: the rest.
     """
 
     imaging: Mapping[str, Any]
     findings: Sequence[Finding]
     assumed: Sequence[str]
     unidentified: Sequence[str]
+    optics: Optics
     measured: Measured
 
 
@@ -98,6 +99,7 @@ def propose_imaging(
         findings,
         assumed,
         _list_unidentified(measured, known),
+        optics,
         measured,
     )
 
@@ -107,8 +109,9 @@ _ORDER = (
 )
 
 
-def write_fragment(proposal: Proposal, title: str, known: KnownLattice | None, energy: float) -> str:
+def write_fragment(proposal: Proposal, title: str, known: KnownLattice | None) -> str:
     """The YAML of a proposal: its section `imaging`, with comments on what is assumed."""
+    energy = proposal.optics.energy
     lines = [f"# Imaging as in {title}, proposed by hpctem fit."]
     lines += [f"# Assumed: {line}." for line in proposal.assumed]
     lines.append(f"# Use it with simulation.energy: {_quantity(energy, 1e-3, 'keV')}")
@@ -132,7 +135,7 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
         node = super().represent_mapping(tag, mapping, flow_style)
-        node.flow_style = any(name in mapping for name in ("normal", "mean", "inner"))
+        node.flow_style = any(name in mapping for name in ("normal", "mean", "inner", "uniform"))
         return node
 
 
@@ -184,7 +187,6 @@ def _propose_scan(
     scan: dict[str, Any] = {
         "shear": _normal(distortion.shear, shear, 1, "", -0.3, 0.3),
         "contraction": _normal(distortion.contraction, contraction, 1, "", -0.3, 0.3),
-        "rotation": {"uniform": ["-180 deg", "180 deg"]},
         "jitter": _normal(jitter, errors[0], 100, "pm", 0.0, 100),
     }
     how = "covariance of the even and odd parts of lines"
@@ -363,4 +365,3 @@ def _quantity(value: float, factor: float, unit: str, digits: int = 4) -> str | 
 
 def _round(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
-

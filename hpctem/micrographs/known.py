@@ -1,4 +1,4 @@
-"""Lattices that are known, by which pixels are measured: 'mos2', 'graphene', 'a=3.16A,hexagonal'."""
+"""Known lattices, by which pixels are measured: 'mos2', 'graphene', 'a=3.16A,hexagonal'."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from hpctem.micrographs.spectra import find_spots, sharpen, window_image
 
 # How far a spot may lie from its place in the lattice, in steps of frequency.
 TOLERANCE = 1.5
+# Within how many steps a spot surely belongs to it.
+SURE = 0.4
 HIGHEST_INDEX = 8
 BASIS_SPOTS = 12
 # Of the spots' amplitude, what the lattice must explain.
@@ -67,21 +69,23 @@ def find_lattice(image: np.ndarray, highest: float = 0.5) -> Lattice | None:
     return fit_lattice(
         Lattice(basis, indices[inside], places[inside], contrasts[inside], 0.0, 0.0),
         float(np.sqrt(contrasts).sum()),
+        SURE / min(image.shape),
     )
 
 
-def fit_lattice(lattice: Lattice, amplitude: float) -> Lattice:
+def fit_lattice(lattice: Lattice, amplitude: float, sure: float) -> Lattice:
     """The same spots, with the vectors that fit them best; amplitude: of all spots, found or not.
 
     Least squares weighted with each spot's contrast, up to a limit so that one spot never decides;
-    spots that lie off by more than three times the median are left out.
+    spots that lie off by more than three times the median, and by more than `sure` cycles per
+    pixel, are left out.
     """
     use = np.ones(len(lattice.places), dtype=bool)
     weights = np.minimum(lattice.contrasts, 300.0)
     for _ in range(4):
         basis = _solve(lattice.indices[use], lattice.places[use], weights[use])
         distance = np.linalg.norm(lattice.places - lattice.indices @ basis, axis=1)
-        use = distance <= max(3 * float(np.median(distance)), 1e-9)
+        use = distance <= max(3 * float(np.median(distance)), sure)
         if np.linalg.matrix_rank(lattice.indices[use]) < 2:
             use = np.ones(len(use), dtype=bool)
     misfit = math.sqrt(float(np.average(distance[use] ** 2, weights=weights[use])))

@@ -13,6 +13,7 @@ import numpy as np
 
 LEVELS = 12
 PATCH = 64
+EDGE = 8  # pixels
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,12 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     level = np.searchsorted(bounds, smooth.ravel())
     place = patch.ravel() * LEVELS + level
     shape = (rows * columns, LEVELS)
+    # At a row's ends the filter meets the other end.
+    inside = np.zeros(values.shape, dtype=bool)
+    inside[:, EDGE:-EDGE] = True
     counts, means, sums = (
-        np.bincount(place, weights=w, minlength=shape[0] * LEVELS).reshape(shape)
-        for w in (None, smooth.ravel(), squares.ravel())
+        np.bincount(place, weights=w.ravel(), minlength=shape[0] * LEVELS).reshape(shape)
+        for w in (inside, smooth * inside, squares * inside)
     )
     fits = []
     for k in range(101):

@@ -166,7 +166,9 @@ def _fit_warp(
     fitted = [
         np.linalg.lstsq((at_blocks * weights).T, move * weights, rcond=None)[0] for move in moves
     ]
-    whole = _polynomials((np.arange(ny) + 0.5) / ny * 2 - 1, (np.arange(nx) + 0.5) / nx * 2 - 1, degree)
+    whole = _polynomials(
+        (np.arange(ny) + 0.5) / ny * 2 - 1, (np.arange(nx) + 0.5) / nx * 2 - 1, degree
+    )
     return np.stack([np.tensordot(factors, whole, axes=1) for factors in fitted]).astype(np.float32)
 
 

@@ -108,14 +108,16 @@ def _read_signals(file: Path) -> list[dict[str, Any]]:
             f"{file}: reading {suffix or 'such'} files needs RosettaSciIO: "
             "pip install 'hpctem[images]'"
         ) from None
-    known = {ending.lower(): [] for plugin in rsciio.IO_PLUGINS for ending in plugin["file_extensions"]}
+    known = {
+        ending.lower(): [] for plugin in rsciio.IO_PLUGINS for ending in plugin["file_extensions"]
+    }
     for plugin in rsciio.IO_PLUGINS:
         for ending in {ending.lower() for ending in plugin["file_extensions"]}:
             known[ending].append(plugin)
     if suffix.lstrip(".") not in known:
         raise ConfigError(
             f"{file} is of no known image format: the ending {suffix or 'is missing'!r} is not "
-            "one of .dm3, .dm4, .emd, .hspy, .ser, .mrc, .tif, .png, .npy and others of RosettaSciIO"
+            "one of .dm3, .dm4, .emd, .hspy, .ser, .mrc, .tif, .png, .npy and what RosettaSciIO reads"
         )
     failures = []
     for plugin in known[suffix.lstrip(".")]:
@@ -125,7 +127,8 @@ def _read_signals(file: Path) -> list[dict[str, Any]]:
                 warnings.simplefilter("ignore")
                 return list(reader(str(file)))
         except Exception as error:  # a foreign reader meets a foreign file: anything may be raised
-            failures.append(f"{plugin['name']}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            failures.append(f"{plugin['name']}: {reason}")
     raise ConfigError(f"{file} cannot be read as {suffix}: {'; '.join(failures)}")
 
 

@@ -30,13 +30,15 @@ def window_image(image: np.ndarray) -> np.ndarray:
     y, x = np.linspace(-1, 1, ny)[:, None], np.linspace(-1, 1, nx)[None, :]
     values = np.asarray(image, dtype=np.float64)
     values = values - values.mean()
-    values = values - (values * y).mean() / (y**2).mean() * y - (values * x).mean() / (x**2).mean() * x
+    values = (
+        values - (values * y).mean() / (y**2).mean() * y - (values * x).mean() / (x**2).mean() * x
+    )
     window = hann_window((ny, nx))
     return window * (values - (values * window).mean() / window.mean())
 
 
 def power_spectrum(image: np.ndarray) -> np.ndarray:
-    """Power of an image (ny, nx) under a Hann window: float64 (ny, nx), zero frequency in the middle.
+    """Power of an image under a Hann window: float64 (ny, nx), zero frequency in the middle.
 
     Its mean over frequencies is the image's variance; white noise of variance v gives v.
     """
@@ -47,7 +49,9 @@ def power_spectrum(image: np.ndarray) -> np.ndarray:
 def frequencies(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies along x (1, nx) and y (ny, 1) of `power_spectrum`, cycles per pixel."""
     ny, nx = shape
-    return np.fft.fftshift(np.fft.fftfreq(nx))[None, :], np.fft.fftshift(np.fft.fftfreq(ny))[:, None]
+    return np.fft.fftshift(np.fft.fftfreq(nx))[None, :], np.fft.fftshift(np.fft.fftfreq(ny))[
+        :, None
+    ]
 
 
 def ring_medians(power: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

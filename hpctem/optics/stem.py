@@ -20,11 +20,11 @@ import numpy as np
 
 from hpctem.backend import Backend
 from hpctem.errors import ConfigError
-from hpctem.optics.annuli import Annulus, check_angles, weigh_annuli
+from hpctem.optics.annuli import Annulus, check_angles, weigh_annuli, weigh_circle
 from hpctem.optics.atomic_layers import plan_layers, transmit
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid, antialias_aperture, fast_size
-from hpctem.optics.incident import Incident, free_probe
+from hpctem.optics.incident import Incident, edge_waves, free_probe
 from hpctem.optics.potential import check_positions
 from hpctem.optics.probe import Probe
 from hpctem.optics.probe_passage import ProbePassage, Way, passage_for
@@ -172,6 +172,11 @@ class _Specimen:
             probe.focal_spread, "auto", probe.energy, probe.cutoff
         )
         self.passages: dict[tuple[int, ...], tuple[ProbePassage, list[Incident]]] = {}
+        lam = wavelength(probe.energy)
+        self.weights = weigh_annuli(self.window, lam, annuli)
+        width = lam / min(self.window.extent)
+        self.edge = weigh_circle(probe.semiangle_cutoff, width, annuli)
+        self.edge_waves = edge_waves(probe, self.window)
         for annulus in annuli:
             check_angles(probe.energy, max(pixel), annulus.outer)
 
@@ -183,15 +188,22 @@ class _Specimen:
             lam, grid = wavelength(self.probe.energy), self.window
             planes = self.layers.planes[list(occupied)]
             half = antialias_aperture(grid, self.multislice.taper) / grid.pixels
-            weights = weigh_annuli(grid, lam, self.annuli)
-            way = Way(grid, lam, np.diff(planes), half.astype(np.float32), weights)
+            way = Way(grid, lam, np.diff(planes), half.astype(np.float32), self.weights)
             ahead = self.height / 2 - planes[0]  # from the first slice to the plane of focus
             incident = [
-                free_probe(self.probe, grid, offset + ahead, self.annuli, self.multislice.repeated)
+                free_probe(self.probe, grid, offset + ahead, self.multislice.repeated)
                 for offset in self.offsets.tolist()
             ]
             self.passages[occupied] = passage_for(backend)(way, backend), incident
         return self.passages[occupied]
+
+    def collect_edge(self, passage: ProbePassage, corner: np.ndarray) -> np.ndarray:
+        """What is collected, (K,), of a beam from the aperture's edge about one window."""
+        scattered = [
+            passage.pass_probes(wave, corner[None])[0] - self.weights[:, row, column]
+            for (row, column), wave in self.edge_waves
+        ]
+        return self.edge + np.mean(scattered, axis=0)
 
 
 def _scan_tile(
@@ -220,12 +232,16 @@ def _scan_tile(
                 specimen.probe.energy, multislice.parametrization, multislice.taper, backend,
             )
         )  # fmt: skip
+        outside = np.zeros(total.shape[1])
+        if incident[0].missed:
+            centre = shape[0] // 2 * shape[1] + shape[1] // 2
+            outside = specimen.collect_edge(passage, corners[centre])
         for wave, share in zip(incident, specimen.shares / len(specimen.positions), strict=True):
             if patterns is None:
                 signals = passage.pass_probes(wave.field, corners)
             else:
                 signals = _pass_with_patterns(passage, wave.field, corners, patterns, float(share))
-            total += share * (signals + wave.missed)
+            total += share * (signals + wave.missed * outside)
     return total
 
 

@@ -100,8 +100,8 @@ def find_column(config: Config, setting: Setting) -> Place | None:
     """Where the draws of a setting are stored; None where they are in no column of their own."""
     key = setting.key
     if not isinstance(config, StemConfig):
-        aberrations = config.imaging.aberrations
-        return HRTEM.get(key) or _find_aberration(aberrations, "imaging.aberrations.", key)
+        own = config.imaging.aberrations
+        return HRTEM.get(key) or _find_aberration(own, "imaging.aberrations.", key)
     probe = config.imaging.probe
     if (
         key == "imaging.probe.focal_spread"

@@ -13,8 +13,6 @@ from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import Estimate
 from hpctem.database.create import gib
 from hpctem.database.schema import Layout
-from hpctem.hrtem.experiment import Experiment
-from hpctem.hrtem.memory import estimate_memory
 from hpctem.parallel import describe_duration
 from hpctem.planning.disk import (
     FileSize,
@@ -24,6 +22,7 @@ from hpctem.planning.disk import (
     measure_file,
 )
 from hpctem.planning.schedule import STOP_SECONDS, Pace, Schedule, schedules
+from hpctem.techniques import Experiment, choose_technique
 
 # Where 32 bits count, and the largest file of ext4 with its usual blocks.
 COUNTED, LARGEST_FILE = 2**31 - 1, 16 * 2**40
@@ -108,8 +107,9 @@ def plan_campaign(
     """
     on_device = not calibration.machine.by_lines
     target = Backend("cupy", np, "cufft", "") if on_device else experiment.backend
-    there = replace(experiment, backend=target)
-    memory = estimate_memory(there, layout)
+    technique = choose_technique(experiment.config)
+    there = technique.open_experiment(experiment.config, target)
+    memory = technique.estimate_memory(there, layout)
     fitting = max(int(limits.memory // memory), 0) if limits.memory else None
     if ranks_per_node is None:
         ranks_per_node = max(1, min(limits.cores or 1, fitting if fitting is not None else 10**9))
@@ -126,7 +126,7 @@ def plan_campaign(
         file=measure_file(layout, identity),
         journals=count_journal_bytes(layout),
         rank_memory=memory,
-        device_memory=estimate_memory(there, layout, on_device=True) if on_device else 0.0,
+        device_memory=technique.estimate_memory(there, layout, True) if on_device else 0.0,
         ranks_per_node=ranks_per_node,
         fitting=fitting,
         space=Space(folder, free_bytes(folder), find_quota(folder)),
@@ -170,7 +170,11 @@ def warn_of_ranks(plan: Plan) -> list[str]:
             f"memory: {ranks} rank(s) a node need {gib(int(ranks * plan.rank_memory))}, "
             f"{gib(int(plan.rank_memory))} each, of {gib(int(plan.limits.memory or 0))}: at most "
             f"{plan.fitting} fit; choose --ranks-per-node {max(plan.fitting, 1)}"
-            + ("" if plan.fitting else ", a coarser simulation.sampling or a smaller cell")
+            + (
+                ""
+                if plan.fitting
+                else ", a coarser simulation.sampling, or a smaller cell or image"
+            )
         )
     if plan.limits.cores is not None and ranks > plan.limits.cores:
         unit = "GPU(s)" if machine.devices else "core(s)"

@@ -26,11 +26,10 @@ from hpctem.calibration.workload import describe_work
 from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import volume_range
 from hpctem.errors import ConfigError
-from hpctem.hrtem.experiment import Experiment
 from hpctem.parallel import Communicator
 from hpctem.planning.plan import Limits, Plan, plan_campaign
 from hpctem.simulate import identify, lay_out
-from hpctem.techniques import check_campaign
+from hpctem.techniques import Experiment, check_campaign, choose_technique
 
 # A plan is to be had within a minute, whatever a structure costs.
 STRUCTURES, BUDGET = 2, 20.0
@@ -108,11 +107,16 @@ def _find_kept(campaign: CampaignFile, request: Request) -> Calibration | None:
             c for c in kept if c.signature == signature and c.machine.device == backend.device
         ]
         return max(fitting, key=lambda c: c.ranks, default=None)
-    experiment = Experiment(campaign.config, select_backend("cpu"))
+    experiment = open_on_host(campaign)
     structures = range(campaign.config.campaign.structures)
     work = describe_work(experiment, lay_out(campaign, experiment, structures), structures)
     kept = choose_device(read_calibrations(request.site), request.device, request.site)
     return choose_calibration(kept, work, signature)
+
+
+def open_on_host(campaign: CampaignFile) -> Experiment:
+    """The campaign as it is looked at for a plan: nothing is computed."""
+    return choose_technique(campaign.config).open_experiment(campaign.config, select_backend("cpu"))
 
 
 def choose_device(kept: list[Calibration], device: str, site: str) -> list[Calibration]:
@@ -163,7 +167,7 @@ def writable_folder(path: Path) -> Path:
 
 
 def _plan(campaign: CampaignFile, request: Request, calibration: Calibration) -> Plan:
-    experiment = Experiment(campaign.config, select_backend("cpu"))
+    experiment = open_on_host(campaign)
     structures = _choose_range(campaign, request)
     layout = lay_out(campaign, experiment, structures)
     work = describe_work(experiment, layout, structures)

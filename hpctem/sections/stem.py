@@ -193,6 +193,18 @@ class Structure(Section):
 
     material: Material
     """The crystal."""
+    field: (
+        tuple[
+            Annotated[float, Quantity("length", 5.0, 100000.0)],
+            Annotated[float, Quantity("length", 5.0, 100000.0)],
+        ]
+        | None
+    ) = Field(
+        None,
+        description="width and height of the specimen, scanned in its middle; by default as large "
+        "as scan and probe need. Campaigns of one seed with the same section 'structure' have the "
+        "same atoms where it is given",
+    )
     layers: Layers = Layers()
     """Of a two-dimensional crystal."""
     zone_axis: tuple[int, int, int] = Field(

@@ -26,7 +26,8 @@ def check_campaign(config: StemConfig) -> None:
     """
     _check_keys(config)
     experiment = Experiment(config, select_backend("cpu"))
-    sheets.check_sheet(config.structure, experiment.field)
+    _check_field(experiment)
+    sheets.check_sheet(config.structure, experiment.view)
     elements = np.array(sheets.list_elements(config.structure), dtype=np.uint8)
     check_elements(elements, config.simulation.parametrization, _largest_frequency(config))
     simulation = config.simulation
@@ -36,6 +37,15 @@ def check_campaign(config: StemConfig) -> None:
         phonons.check_displacements(elements, experiment.rms, "simulation.debye_waller")
     assert experiment.films is not None  # reads them
     assert experiment.point_spread is None or experiment.point_spread[1] > 0
+
+
+def _check_field(experiment: Experiment) -> None:
+    for name, given, least in zip("xy", experiment.field, experiment.least_field, strict=True):
+        if given < least * (1 - 1e-9):
+            raise ConfigError(
+                f"structure.field: {given:g} A along {name} is too small for scans and probes "
+                f"that reach over {least:.4g} A; enlarge it or leave it out"
+            )
 
 
 def list_warnings(config: StemConfig) -> list[str]:
@@ -83,9 +93,29 @@ def _check_keys(config: StemConfig) -> None:
     else:
         for detector in imaging.detectors.values():
             check_angles(simulation.energy, simulation.sampling, detector.outer)
-    if config.storage.diffraction and method != "multislice":
-        raise ConfigError("storage.diffraction: only multislice has diffraction patterns")
+    if config.storage.diffraction:
+        _check_diffraction(config)
     _check_contamination(config)
+
+
+def _check_diffraction(config: StemConfig) -> None:
+    """Diffraction patterns are on one grid of points and angles throughout the campaign."""
+    if config.simulation.method != "multislice":
+        raise ConfigError("storage.diffraction: only the method multislice has diffraction")
+    if config.simulation.window is None:
+        raise ConfigError(
+            "simulation.window: give it where storage.diffraction keeps the patterns, whose angles "
+            "its width decides"
+        )
+    probe = config.imaging.probe
+    assert probe is not None
+    for name in ("semiangle_cutoff", "source_size"):
+        low, high = getattr(probe, name).support
+        if low != high:
+            raise ConfigError(
+                f"imaging.probe.{name}: it decides the points of the scan and must be one number "
+                "where storage.diffraction keeps the pattern of each"
+            )
 
 
 def _check_without_beam(config: StemConfig) -> None:

@@ -17,10 +17,15 @@ from hpctem.detection.scan import scan_reach
 from hpctem.errors import ConfigError
 from hpctem.inputs import read_film
 from hpctem.optics.aberrations import Aberrations
+from hpctem.optics.annuli import Annulus
 from hpctem.optics.cross_sections import annular_cross_section
 from hpctem.optics.electron import wavelength
+from hpctem.optics.grid import fast_size
+from hpctem.optics.incident import choose_window
 from hpctem.optics.point_spread import gaussian_transfer, tabulated_transfer
 from hpctem.optics.probe import Probe, defocus_of_chromatic, probe_reach
+from hpctem.optics.scan_grid import ScanGrid, plan_scan
+from hpctem.optics.stem import StemMultislice
 from hpctem.sampling import Distribution, Streams
 from hpctem.sections.stem import Collection
 from hpctem.stem.conditions import greatest_scan
@@ -63,11 +68,23 @@ class Experiment:
     @cached_property
     def field(self) -> tuple[float, float]:
         """Width and height (lx, ly) in A of the specimen: no scan nor probe meets its border."""
+        return self.config.structure.field or self.least_field
+
+    @cached_property
+    def least_field(self) -> tuple[float, float]:
+        """The smallest field (lx, ly) in A that the scans and probes of the campaign allow."""
         ny, nx = self.shape
         pixel = self.config.imaging.sampling.support[1]
         reach = scan_reach(self.shape, pixel, greatest_scan(self.config.imaging))
         margin = LEAST_MARGIN + self.reach
         return nx * pixel + 2 * (reach[0] + margin), ny * pixel + 2 * (reach[1] + margin)
+
+    @property
+    def view(self) -> tuple[float, float]:
+        """Width and height in A of what the smallest image of the campaign shows."""
+        ny, nx = self.shape
+        pixel = self.config.imaging.sampling.support[0]
+        return nx * pixel, ny * pixel
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -90,7 +107,12 @@ class Experiment:
             return GAUSSIAN_REACH * simulation.convolution.width.support[1]
         assert probe is not None  # check_campaign
         widest = widest_probe(self.config)
-        return probe_reach(widest)
+        reach = probe_reach(widest)
+        if simulation.method != "multislice":
+            return reach
+        window = self.multislice(widest, 0.0).window[0] * simulation.sampling
+        points = self.plan_scan((0.0, 0.0, 0.0, 0.0), widest)
+        return max(reach, window / 2 + points.shape[0] / 2 * points.spacing[0])
 
     @cached_property
     def band(self) -> float:
@@ -102,6 +124,42 @@ class Experiment:
             return tabulated_transfer(*self.point_spread).band
         assert simulation.convolution is not None
         return gaussian_transfer(simulation.convolution.width.support[0]).band
+
+    @cached_property
+    def annuli(self) -> tuple[Annulus, ...]:
+        """What each detector collects."""
+        return tuple(
+            Annulus(d.inner, d.outer, d.segments, d.rotation)
+            for d in self.config.imaging.detectors.values()
+        )
+
+    def multislice(self, probe: Probe, height: float) -> StemMultislice:
+        """How probes pass a specimen whose cell is `height` A high."""
+        simulation = self.config.simulation
+        pixel = simulation.sampling, simulation.sampling
+        window = (
+            choose_window(probe, height, max(a.outer for a in self.annuli), pixel)
+            if simulation.window is None
+            else (fast_size(simulation.window / pixel[0]),) * 2
+        )
+        return StemMultislice(window, simulation.slice_thickness, simulation.parametrization)
+
+    def plan_scan(self, area: tuple[float, float, float, float], probe: Probe) -> ScanGrid:
+        """The points of a probe's scan over an area (x0, y0, x1, y1) in A."""
+        return plan_scan(
+            area,
+            probe.energy,
+            probe.semiangle_cutoff,
+            self.config.simulation.sampling,
+            probe.source_size,
+        )
+
+    @cached_property
+    def scan_area(self) -> tuple[float, float, float, float]:
+        """The rectangle (x0, y0, x1, y1) in A that no scan of the campaign leaves."""
+        lx, ly = self.field
+        margin = LEAST_MARGIN + self.reach
+        return margin, margin, lx - margin, ly - margin
 
     @cached_property
     def detector(self) -> Collection | None:

@@ -15,7 +15,7 @@ from hpctem.detection.scan import ScanPath, bounds
 from hpctem.optics.incoherent import Picture, form_picture, gather_points
 from hpctem.optics.point_spread import Transfer, gaussian_transfer, tabulated_transfer
 from hpctem.optics.probe import probe_transfer
-from hpctem.optics.scan_grid import picture_of_scan, plan_scan
+from hpctem.optics.scan_grid import picture_of_scan
 from hpctem.optics.stem import scan_detectors
 from hpctem.stem.conditions import DrawConditions
 from hpctem.stem.experiment import Experiment, list_detectors, set_probe
@@ -104,11 +104,14 @@ def _pass_probes(
 ) -> tuple[dict[str, list[View]], dict[str, np.ndarray]]:
     """Lead the probe over what all scans cover, at the points that tell the whole picture."""
     config = experiment.config
-    simulation = config.simulation
     probe = set_probe(config, values)
-    corners = np.array([bounds(path) for path in paths])
-    area = (*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
-    grid = plan_scan(area, simulation.energy, probe.semiangle_cutoff, simulation.sampling, 0.0)
+    area = experiment.scan_area  # the same for all, so that diffraction patterns fit their table
+    if not config.storage.diffraction:
+        corners = np.array([bounds(path) for path in paths])
+        x0, y0 = corners[:, :2].min(axis=0).tolist()
+        x1, y1 = corners[:, 2:].max(axis=0).tolist()
+        area = x0, y0, x1, y1
+    grid = experiment.plan_scan(area, probe)
     signals = scan_detectors(
         displace_atoms(experiment, structure, draw, focus),
         structure.numbers,

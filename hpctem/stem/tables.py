@@ -15,8 +15,10 @@ from hpctem.database.schema import (
     Stack,
     choose_structures_per_segment,
 )
+from hpctem.optics.electron import wavelength
+from hpctem.optics.stem import pattern_shape
 from hpctem.stem.conditions import CONDITION_COLUMNS
-from hpctem.stem.experiment import Experiment, list_detectors
+from hpctem.stem.experiment import Experiment, list_detectors, widest_probe
 from hpctem.structures import sheets
 from hpctem.structures.scenes import Column
 from hpctem.tables import (
@@ -146,7 +148,7 @@ def _fields(experiment: Experiment) -> Iterator[Field]:
         yield from column_fields("defects", "defects", defects)
     yield from column_fields("columns", "columns", (IMAGE_COLUMN, *COLUMN_COLUMNS))
     if config.storage.diffraction:
-        yield experiment.pattern_field
+        yield _patterns(experiment)
     yield from atom_fields("k + 1 for class k of sites, 0 for foreign atoms")
 
 
@@ -178,3 +180,30 @@ def _maps(experiment: Experiment) -> Iterator[Field]:
         yield Field(
             DISTANCE_MAP, "images", np.dtype("f4"), shape, "angstrom", meaning, attributes=chunks
         )
+
+
+def _patterns(experiment: Experiment) -> Field:
+    """The diffraction pattern of every point of the scan, one four-dimensional row a focus."""
+    config = experiment.config
+    probe = widest_probe(config)
+    grid = experiment.plan_scan(experiment.scan_area, probe)
+    window = experiment.multislice(probe, 0.0).window
+    shape = pattern_shape(window, grid.pixel, probe.energy, experiment.annuli)
+    angles = [
+        wavelength(probe.energy) / (n * step) for n, step in zip(window, grid.pixel, strict=True)
+    ]
+    return Field(
+        PATTERNS,
+        "patterns",
+        np.dtype("f4"),
+        (*grid.shape, *shape),
+        "",
+        "share of the beam in each pixel of the diffraction pattern behind each point of the scan "
+        "(scan y, scan x, angle y, angle x), the direct beam in the middle",
+        attributes={
+            "chunks": [1, 1, 1, *shape],
+            "scan_origin_xy": list(grid.origin),
+            "scan_step_yx": list(grid.spacing),
+            "angle_step_yx": angles,
+        },
+    )

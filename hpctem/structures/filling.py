@@ -50,25 +50,17 @@ def prepare_unit(
     vectors: np.ndarray, basis: np.ndarray, numbers: np.ndarray, classes: np.ndarray
 ) -> Unit:
     """Find the columns of a unit cell; arrays as in `Unit`."""
-    basis = np.array(basis, dtype=float)
     plane = np.array(vectors[:2, :2], dtype=float)
-    inverse = np.linalg.inv(plane)
-    columns = np.zeros(len(basis), dtype=np.int64)
-    first: list[int] = []
-    for site in range(len(basis)):
-        apart = basis[first, :2] - basis[site, :2]
-        periods = np.rint(apart @ inverse)
-        apart -= periods @ plane
-        same = (apart**2).sum(axis=1) < COINCIDE**2
-        same &= classes[first] == classes[site]
-        if same.any():
-            column = int(np.argmax(same))
-            basis[site] += periods[column] @ vectors[:2]
-        else:
-            column = len(first)
-            first.append(site)
-        columns[site] = column
-    return Unit(np.asarray(vectors, dtype=float), basis, numbers, classes, columns, len(first))
+    apart = basis[None, :, :2] - basis[:, None, :2]  # from each site to every one
+    periods = np.rint(apart @ np.linalg.inv(plane))
+    rest = apart - (periods[..., :1] * plane[0] + periods[..., 1:] * plane[1])
+    same = (rest**2).sum(axis=-1) < COINCIDE**2
+    same &= classes[:, None] == classes
+    first = np.argmax(same, axis=1)
+    periods = periods[np.arange(len(basis)), first]
+    moved = basis + periods[:, :1] * vectors[0] + periods[:, 1:] * vectors[1]
+    found, columns = np.unique(first, return_inverse=True)
+    return Unit(np.asarray(vectors, dtype=float), moved, numbers, classes, columns, len(found))
 
 
 def find_cells(
@@ -117,11 +109,13 @@ def find_cells(
 class Frame:
     """Where the field of view lies and what the crystal goes through on its way into it.
 
-    field: (2,) A, the field is [0, lx) x [0, ly). tilt: (3, 3) rotation about its middle, at the
+    field: (2,) A, the field is [0, lx) x [0, ly). view: (2,) A, the part about its middle that is
+    to be seen. tilt: (3, 3) rotation about its middle, at the
     height 0; None without. margin: (2,) A, by which ripples and displacements may move a site.
     """
 
     field: np.ndarray
+    view: np.ndarray
     tilt: np.ndarray | None
     margin: np.ndarray
 
@@ -129,6 +123,10 @@ class Frame:
     def middle(self) -> np.ndarray:
         """Middle (3,) A of the field, at the height 0."""
         return np.array([0.5 * self.field[0], 0.5 * self.field[1], 0.0])
+
+    def pick(self, generator: np.random.Generator) -> np.ndarray:
+        """A random point (2,) A of the view."""
+        return self.middle[:2] + (generator.random(2) - 0.5) * self.view
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,6 @@ class Sites:
     """Sites of a flat crystal.
 
     positions: (n, 3) float64 A. numbers, classes: (n,) uint8. columns: (n,) int64, below n_columns.
-    places: (m, 2) float64 A, where the unit cells begin in projection.
     """
 
     positions: np.ndarray
@@ -158,14 +155,13 @@ class Sites:
     classes: np.ndarray
     columns: np.ndarray
     n_columns: int
-    places: np.ndarray
 
 
 def fill_layer(layer: Layer, frame: Frame) -> Sites:
     """All sites of a layer that can come to lie in the field, and some beyond its border.
 
-    A column whose sites may in part lie in the field is complete. The sites ascend with the indices
-    of their cells, then within the cell.
+    A cell of a layer is whole where any of its sites may lie in the field. The sites ascend with
+    the indices of their cells, then within the cell.
     """
     unit = layer.unit
     vectors = transform(layer.linear, unit.vectors)
@@ -189,17 +185,16 @@ def fill_layer(layer: Layer, frame: Frame) -> Sites:
     numbers = np.tile(unit.numbers, len(cells))
     classes = np.tile(unit.classes, len(cells))
     rows = int(row[-1]) + 1 if len(row) else 0
-    places = lattice[np.searchsorted(row, np.arange(rows)), :2] + layer.origin[:2]
     if layer.span is not None:
         z = positions[:, 2]
         inside = (z >= layer.span[0]) & (z < layer.span[1])
         positions, columns = positions[inside], columns[inside]
         numbers, classes = numbers[inside], classes[inside]
-    return Sites(positions, numbers, classes, columns, rows * unit.n_columns, places)
+    return Sites(positions, numbers, classes, columns, rows * unit.n_columns)
 
 
 def join_sites(layers: Sequence[Sites]) -> Sites:
-    """The sites of several layers, each with columns of its own; places are those of the last."""
+    """The sites of several layers, each with columns of its own."""
     if len(layers) == 1:
         return layers[0]
     before = np.cumsum([0, *(sites.n_columns for sites in layers)])
@@ -209,8 +204,24 @@ def join_sites(layers: Sequence[Sites]) -> Sites:
         np.concatenate([sites.classes for sites in layers]),
         np.concatenate([s.columns + n for s, n in zip(layers, before[:-1], strict=True)]),
         int(before[-1]),
-        layers[-1].places,
     )
+
+
+def find_places(layer: Layer, frame: Frame, height: float) -> np.ndarray:
+    """Where the projected cells of a layer begin, of all that reach into the field; (m, 2) A.
+
+    height: A, greatest distance along z from the middle of the specimen at which it matters.
+    """
+    vectors = transform(layer.linear, layer.unit.vectors[:2])
+    vectors[:, 2] = 0.0
+    steps, from_middle = vectors, (layer.origin - frame.middle)[None]
+    margin = frame.margin + np.abs(vectors[:, :2]).sum(axis=0).max()
+    if frame.tilt is not None:
+        steps, from_middle = transform(frame.tilt, steps), transform(frame.tilt, from_middle)
+        margin += height * np.abs(frame.tilt[:2, 2])
+    begin = (from_middle + frame.middle)[0, :2]
+    cells, _ = find_cells(steps[:, :2], -margin - begin, frame.field + margin - begin)
+    return (_combine(cells, vectors) + layer.origin)[:, :2]
 
 
 def _combine(cells: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 EDGE_WAVES = 16
-EDGE_WAVELENGTHS = (8.0, 120.0)  # A, of an edge's roughness
+EDGE_WAVELENGTHS = (15.0, 150.0)  # A, of an edge's roughness
 HARMONICS = (2, 3, 4, 5, 6, 7)  # of a rough circle; the first would only move it
 INNERMOST = 0.2  # a rough circle comes no nearer to its middle, in units of its radius
 
@@ -43,7 +43,7 @@ def draw_edge(
 
     middle: (2,) A, of the field. distance: A, of the line from it along the outward normal, whose
     azimuth is direction, rad. roughness: rms deviation in A from the line, by waves of log-uniform
-    wavelengths from 8 to 120 A.
+    wavelengths from 15 to 150 A.
     """
     lengths, phases = generator.random((2, EDGE_WAVES))
     low, high = (math.log(x) for x in EDGE_WAVELENGTHS)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpctem.errors import ConfigError, SampleError
+from hpctem.errors import SampleError
 from hpctem.structures.material_rows import HEADER, Row, read_rows
 from hpctem.structures.unit_cells import (
     CLOSEST,
@@ -78,23 +78,6 @@ class Materials:
         name = f" ({self.names[index]})" if self.names[index] else ""
         return f"material {self.identifiers[index]}{name} of {self.source}"
 
-    @property
-    def counts(self) -> np.ndarray:
-        """(n,) int64, atoms in the cell of each."""
-        return np.diff(self.starts)
-
-    @property
-    def areas(self) -> np.ndarray:
-        """(n,) float64 A^2, area of the cell in the plane of each layer; of others infinite."""
-        sides = np.cross(self.cells[:, 0], self.cells[:, 1])
-        areas = np.sqrt(np.einsum("ij,ij->i", sides, sides))
-        return np.where(self.periodic == 2, areas, np.inf)
-
-    @property
-    def volumes(self) -> np.ndarray:
-        """(n,) float64 A^3, volume of the cell of each bulk crystal; of others infinite."""
-        return np.where(self.periodic == 3, np.abs(np.linalg.det(self.cells)), np.inf)
-
 
 def read_materials(path: str | Path, filter: str = "") -> Materials:
     """Read the materials of a database that a filter selects, once in a process.
@@ -105,8 +88,7 @@ def read_materials(path: str | Path, filter: str = "") -> Materials:
     single values of its entries. Raises ConfigError when there is no such file, it is no database,
     the filter cannot be understood, or nothing is selected.
     """
-    path = Path(path)
-    return _read_once(str(path), filter, _state_of(path))
+    return _read_once(Path(path), filter)
 
 
 def extract_materials(path: str | Path, filter: str = "") -> str:
@@ -127,18 +109,9 @@ def extract_materials(path: str | Path, filter: str = "") -> str:
     return f'{{"{HEADER}":1,"rows":[\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def _state_of(path: Path) -> tuple[int, int]:
-    """Size and time of change of a file, so that one written anew is read anew."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConfigError(f"database {path} cannot be read: {error.strerror}") from None
-    return status.st_size, status.st_mtime_ns
-
-
 @functools.lru_cache(maxsize=4)
-def _read_once(path: str, filter: str, state: tuple[int, int]) -> Materials:
-    return _gather(list(read_rows(Path(path), filter)), Path(path).name)
+def _read_once(path: Path, filter: str) -> Materials:
+    return _gather(read_rows(path, filter), path.name)
 
 
 def _gather(rows: Sequence[Row], source: str) -> Materials:

@@ -89,8 +89,6 @@ def _make_row(
     """A row of what was read; what is no array of numbers becomes empty."""
     kinds = np.asarray(numbers, dtype=np.int64).reshape(-1)
     atoms, vectors = _as_vectors(positions), _as_vectors(cell)
-    if len(atoms) != len(kinds):
-        atoms = np.zeros((0, 3))
     if len(vectors) != 3:
         vectors = np.zeros((3, 3))
     vectors = complete_cell(vectors, atoms, periodic)

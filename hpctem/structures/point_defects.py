@@ -96,7 +96,7 @@ def place_adatoms(
     site: one of ADATOM_SITES. basis: (k, 3) A, sites of the uppermost layer's cell; periods: (2, 2)
     A, its vectors. uniform: (m, 2) float64 in [0, 1), which of equivalent places is taken, or where
     in the cell. Top: above an atom of the uppermost plane; bridge: midway between two neighbours of
-    that plane; hollow: as far in projection as can be from the atoms within SURFACE of the uppermost.
+    that plane; hollow: as far in projection as can be from the atoms of the planes within SURFACE.
     """
     if site == "random":
         return uniform[:, :1] * periods[0] + uniform[:, 1:] * periods[1]

@@ -1,12 +1,12 @@
 """Prototypes: graphene, hexagonal boron nitride, MX2 in 1H and 1T, cubic perovskites.
 
-Constants are those measured, of the bulk at room temperature where not said otherwise: MX2 from
-Wilson and Yoffe, Adv. Phys. 18, 193 (1969); Schutte, De Boer and Jellinek, J. Solid State Chem. 70,
-207 (1987) (WS2, WSe2); Bronsema, De Boer and Jellinek, Z. anorg. allg. Chem. 540, 15 (1986) (Mo);
-Meerschaut and Deudon, Mater. Res. Bull. 36, 1721 (2001) (Nb, Ta); Riekel, J. Solid State Chem. 17,
-389 (1976) (TiSe2); Furuseth, Selte and Kjekshus, Acta Chem. Scand. 19, 257 (1965) (Pd, Pt).
-Marked * are computed ones of the monolayer (Haastrup et al., 2D Mater. 5, 042002 (2018)).
-Perovskites: the cubic phase, or the cube root of the volume of a formula unit.
+Constants are those measured, of the bulk at room temperature, to a picometre or two: MX2 after
+Wilson and Yoffe, Adv. Phys. 18, 193 (1969); WS2, WSe2: Schutte, De Boer and Jellinek, J. Solid
+State Chem. 70, 207 (1987); MoSe2, MoTe2: Bronsema, De Boer and Jellinek, Z. anorg. allg. Chem. 540,
+15 (1986); NbSe2: Meerschaut and Deudon, Mater. Res. Bull. 36, 1721 (2001); TiSe2: Riekel, J. Solid
+State Chem. 17, 389 (1976); NiTe2, PdTe2, PtX2: Furuseth, Selte and Kjekshus, Acta Chem. Scand. 19,
+257 (1965). Those marked * are computed ones of the monolayer, as in Haastrup et al., 2D Mater. 5,
+042002 (2018). Perovskites: the cubic phase, or the cube root of the volume of a formula unit.
 """
 
 from __future__ import annotations

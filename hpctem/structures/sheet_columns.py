@@ -41,7 +41,7 @@ SHEET_COLUMNS: tuple[Column, ...] = (
     Column("holes", "int32", "", "number of holes"),
     Column("mean_hole_radius", "float64", "A", "mean radius of the holes; 0 without any"),
     Column(
-        "hole_fraction", "float64", "", "share of the flake's sites in the field that they took"
+        "hole_fraction", "float64", "", "share of the sites in the field of view that they took"
     ),
     Column("islands", "int32", "", "number of islands"),
     Column("mean_island_radius", "float64", "A", "mean radius of the islands; 0 without any"),

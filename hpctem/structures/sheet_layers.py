@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,17 @@ from hpctem.structures.distortions import (
     transform,
     turn_matrix,
 )
-from hpctem.structures.filling import Frame, Layer, Sites, Unit, fill_layer, join_sites
+from hpctem.structures.filling import Frame, Layer, Sites, Unit, fill_layer, find_places, join_sites
 from hpctem.structures.flakes import Cuts, Island, draw_edge, draw_outline
 from hpctem.structures.materials import Placement, layer_distance, stack_layers
 from hpctem.structures.recipes import Draw
-from hpctem.structures.sheet_crystals import SheetCrystal
+from hpctem.structures.sheet_crystals import SheetCrystal, adatoms_of
 
 SIDES = {"triangle": 3, "hexagon": 6, "rough": 0}
 ISLAND_ROUGHNESS = 0.15  # rms deviation of a rough island's radius, as a fraction of it
 TAIL = 6.0  # standard deviations of a displacement that still bring a site into the field
-SLACK = 0.01  # A, for the rounding of coordinates at the field's border
+# A; one set of sites, and with it all that is drawn for them, serves every small displacement.
+LEAST_MARGIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Flat:
 
     sites: of all its layers. grown: (n,) bool, false in an island's layer where no island is.
     islands: of the further layer, `step` A above the uppermost. top: z in A of the uppermost atoms
-    without islands. unit, linear: cell of the uppermost layer and its map into the plane; its cells
-    begin at sites.places. surface: (k, 3) A, uppermost atoms of one cell, as the unit has them.
+    without islands. unit, linear: cell of the uppermost layer and its map into the plane. places:
+    (m, 2) A, where its cells begin, for adatoms; none without. surface: (k, 3) A, uppermost atoms
+    of one cell, as the unit has them.
     """
 
     sites: Sites
@@ -65,6 +67,7 @@ class Flat:
     top: float
     unit: Unit
     linear: np.ndarray
+    places: np.ndarray
     surface: np.ndarray
 
 
@@ -117,9 +120,13 @@ def draw_pose(
     crystal: SheetCrystal,
     values: Mapping[str, Any],
     field: tuple[float, float],
+    view: tuple[float, float],
     draw: Draw,
 ) -> Pose:
-    """Ripples, tilt, and how far beyond the field's border sites must be known for them."""
+    """Ripples, tilt, and how far beyond the field's border sites must be known for them.
+
+    field: lx, ly in A; view: the part about its middle that is to be seen.
+    """
     ripples = None
     if values["ripple_amplitude"] > 0:
         ripples = draw_height_field(
@@ -128,10 +135,11 @@ def draw_pose(
     tilt = None
     if values["tilt_x"] != 0.0 or values["tilt_y"] != 0.0:
         tilt = tilt_matrix(values["tilt_x"], values["tilt_y"])
-    margin = np.full(2, TAIL * values["displacement"] + SLACK)
+    margin = np.full(2, max(TAIL * values["displacement"], LEAST_MARGIN))
     if ripples is not None:
         margin += reach_of_ripples(ripples, tilt, farthest_from_middle(config, crystal, values))
-    return Pose(Frame(np.array(field, dtype=float), tilt, margin), ripples)
+    frame = Frame(np.array(field, dtype=float), np.array(view, dtype=float), tilt, margin)
+    return Pose(frame, ripples)
 
 
 def farthest_from_middle(
@@ -175,12 +183,14 @@ def lay_down(
     origin = frame.middle + (shares * vectors).sum(axis=0)
     half = 0.5 * values["thickness"]
     if config.thickness is not None:
-        sites = fill_layer(Layer(unit, linear, origin, (-half, half)), frame)
+        film = Layer(unit, linear, origin, (-half, half))
+        sites = fill_layer(film, frame)
         surface = unit.basis.copy()
         period = unit.vectors[2, 2]
         surface[:, 2] += origin[2] + period * np.floor((half - origin[2] - surface[:, 2]) / period)
         grown = np.ones(len(sites.numbers), dtype=bool)
-        return Flat(sites, grown, (), 0.0, half, unit, linear, surface)
+        places = _find_places(config, film, frame, half)
+        return Flat(sites, grown, (), 0.0, half, unit, linear, places, surface)
 
     number, step = values["layers"], 0.0
     if number == 1 and config.islands is None:
@@ -200,13 +210,23 @@ def lay_down(
         covered = np.zeros(len(island_layer.numbers), dtype=bool)
         for island in islands:
             covered |= island.covers(island_layer.positions[:, :2])
-        island_layer = replace(island_layer, places=layers[-1].places)
         layers.append(island_layer)
     sites = join_sites(layers)
     grown = np.ones(len(sites.numbers), dtype=bool)
     grown[len(grown) - len(covered) :] = covered
     top = placed[number - 1]
-    return Flat(sites, grown, islands, step, half, unit, top.linear, unit.basis)
+    places = _find_places(config, top, frame, half + step)
+    return Flat(sites, grown, islands, step, half, unit, top.linear, places, unit.basis)
+
+
+def _find_places(
+    config: configs.Structure, layer: Layer, frame: Frame, height: float
+) -> np.ndarray:
+    """Where the cells begin on which adatoms settle; none without adatoms."""
+    highest = max((kind.height for kind in adatoms_of(config)), default=None)
+    if highest is None:
+        return np.zeros((0, 2))
+    return find_places(layer, frame, height + highest)
 
 
 def _turn(
@@ -229,7 +249,7 @@ def _turn(
 def _draw_islands(
     config: configs.Structure, layer: Layer, frame: Frame, draw: Draw
 ) -> tuple[Island, ...]:
-    """Islands at random places of the field; polygons have a side along a lattice vector."""
+    """Islands at random places of the view; polygons have a side along a lattice vector."""
     wish = config.islands
     if wish is None:
         return ()
@@ -240,7 +260,7 @@ def _draw_islands(
     islands = []
     for k in range(count):
         radius = float(wish.radius.draw(radii, k))
-        centre = places.random(2) * frame.field
+        centre = frame.pick(places)
         outline = draw_outline(outlines, centre, radius, ISLAND_ROUGHNESS)
         # A triangle may point either way; to a hexagon it is the same.
         azimuth = math.atan2(y, x) + math.copysign(0.5 * math.pi, outlines.random() - 0.5)
@@ -249,7 +269,7 @@ def _draw_islands(
 
 
 def draw_cuts(config: configs.Structure, values: Mapping[str, Any], pose: Pose, draw: Draw) -> Cuts:
-    """The edge of the flake, if it shows one, and holes at random places of the field."""
+    """The edge of the flake, if it shows one, and holes at random places of the view."""
     frame, edge, holes = pose.frame, None, []
     if values["edge"] == "yes":
         distance, direction, roughness = (
@@ -263,6 +283,6 @@ def draw_cuts(config: configs.Structure, values: Mapping[str, Any], pose: Pose, 
         outlines = draw.generator("holes")
         for k in range(count):
             radius = float(wish.radius.draw(radii, k))
-            centre = places.random(2) * frame.field
+            centre = frame.pick(places)
             holes.append(draw_outline(outlines, centre, radius, wish.roughness))
     return Cuts(edge, tuple(holes))

@@ -16,7 +16,9 @@ The order of what happens to the crystal:
 5. what lies in [0, lx) x [0, ly) is kept.
 
 A column, as defects know it, holds the sites of one class at one place in projection: of a layer
-those of one unit cell, of a film of a bulk crystal those through its whole thickness.
+those of one unit cell, of a film of a bulk crystal those through its whole thickness (but for
+those that a tilt takes beyond the field's border). Adatoms settle on the surface whatever lies
+below.
 """
 
 from __future__ import annotations
@@ -91,22 +93,29 @@ class Adatoms:
 
 
 def sample_sheet(
-    config: configs.Structure, field: tuple[float, float], streams: Streams, index: int
+    config: configs.Structure,
+    field: tuple[float, float],
+    streams: Streams,
+    index: int,
+    view: tuple[float, float] | None = None,
 ) -> Structure:
     """Build structure `index` of a campaign: a pure function of (config, field, seed, index).
 
     field: lx, ly in A. The atoms fill [0, lx) x [0, ly), not periodic: the crystal goes on beyond
-    the border. Tags are 1 + the index among `site_classes`, 0 of adatoms; the lowest atom lies at
+    the border. view: width and height in A of the part about its middle that is to be seen, where
+    holes and islands lie and whose share of sites in holes is told; the whole field by default.
+    Tags are 1 + the index among `site_classes`, 0 of adatoms; the lowest atom lies at
     z = MARGIN. Raises SampleError when this sample cannot be built: a row of the database that
     cannot be imaged, a cell larger than the field, an edge or holes that leave no atom.
     """
     draw = Draw(streams, index, "structure")
     crystal = take_crystal(config, streams, index)
-    lack = describe_lack_of_room(crystal, field)
+    view = field if view is None else view
+    lack = describe_lack_of_room(crystal, view)
     if lack:
         raise SampleError(lack)
     values = draw_values(config, crystal, draw)
-    pose = draw_pose(config, crystal, values, field, draw)
+    pose = draw_pose(config, crystal, values, field, view, draw)
     flat = lay_down(config, crystal, values, pose, draw)
     cuts = draw_cuts(config, values, pose, draw)
     sites = flat.sites
@@ -130,7 +139,8 @@ def sample_sheet(
 
     numbers = np.concatenate([numbers, adatoms.numbers])[kept]
     tags = np.concatenate([sites.classes + 1, np.zeros(len(adatoms.kinds))]).astype(np.uint8)
-    in_flake = inside[: len(present)] & flat.grown & ~beyond
+    apart = np.abs(positions[: len(present), :2] - 0.5 * np.array(field))
+    in_flake = np.all(apart <= 0.5 * np.array(view), axis=1) & flat.grown & ~beyond
     cell = (float(field[0]), float(field[1]), height)
     values |= {
         **crystal.description,
@@ -205,7 +215,7 @@ def _settle(
     if not kinds:
         return Adatoms(np.zeros((0, 3)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8))
     rates = [values[f"rate_{kind.label}"] for kind in kinds]
-    cells, drawn, uniform = draw_adatoms(len(flat.sites.places), rates, draw.generator("adatoms"))
+    cells, drawn, uniform = draw_adatoms(len(flat.places), rates, draw.generator("adatoms"))
     positions = np.empty((len(cells), 3))
     for k, kind in enumerate(kinds):
         own = drawn == k
@@ -213,11 +223,12 @@ def _settle(
             periods = flat.unit.vectors[:2, :2]
             within = place_adatoms(kind.site, flat.surface, periods, uniform[own])
             within = transform(flat.linear, np.insert(within, 2, 0.0, axis=1))[:, :2]
-            positions[own, :2] = flat.sites.places[cells[own]] + within
+            positions[own, :2] = flat.places[cells[own]] + within
             positions[own, 2] = flat.top + kind.height
+    covered = np.zeros(len(cells), dtype=bool)
     for island in flat.islands:
-        raised = island.covers(positions[:, :2]) & (positions[:, 2] < flat.top + flat.step)
-        positions[raised, 2] += flat.step
+        covered |= island.covers(positions[:, :2])
+    positions[covered, 2] += flat.step
     stays = ~(cuts.beyond(positions[:, :2]) | cuts.drilled(positions[:, :2]))
     numbers = np.array([atomic_number(str(kind.element)) for kind in kinds], dtype=np.uint8)
     return Adatoms(positions[stays], drawn[stays], numbers[drawn[stays]])

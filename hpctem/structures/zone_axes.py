@@ -27,9 +27,10 @@ def orient(material: Material, zone_axis: ZoneAxis) -> Material:
     zone_axis: integers u, v, w on the material's vectors, not all zero; common factors are taken
     out. The crystal is turned so that its first vector that is not along the axis points along +x
     in projection (as `transforms.align_zone_axis` puts it). The cell's first two vectors are short
-    in projection, right-handed about +z, and may lean along z; [0, 0, 1] keeps the vectors of the
-    cell. The atoms, as many as before, are those of the material turned, each by a vector of the
-    lattice at 0 <= fraction < 1 of the new cell. Raises ConfigError for the axis [0, 0, 0].
+    in projection, the first towards +x, right-handed about +z, and may lean along z; [0, 0, 1]
+    keeps the vectors of the cell. The atoms, as many as before, are those of the material turned,
+    each by a vector of the lattice at 0 <= fraction < 1 of the new cell. Raises ConfigError for the
+    axis [0, 0, 0].
     """
     axis = reduce_axis(zone_axis)
     crystal = Crystal(material.cell, np.zeros((0, 3)), material.numbers, material.name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy")
-
 from hpctem.backend import select_backend
 from hpctem.detection.looking import look
 from hpctem.detection.scan import ScanPath

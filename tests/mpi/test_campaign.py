@@ -19,19 +19,25 @@ from hpctem.database.journal import journal_folder
 from hpctem.database.verify import verify
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
+SMALL_STEM = SMALL.with_name("small_stem.yaml")
 
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def compute_alone(campaign: Path, folder: Path) -> Path:
+    """A campaign computed by one process without MPI."""
+    path = folder / "small.hdf5"
+    command = [sys.executable, "-m", "hpctem", "simulate", str(campaign), "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return path
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small campaign computed by one process without MPI."""
-    path = tmp_path_factory.mktemp("alone") / "small.hdf5"
-    command = [sys.executable, "-m", "hpctem", "simulate", str(SMALL), "-o", str(path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return path
+    return compute_alone(SMALL, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize("ranks, writer", [(1, "auto"), (2, "mpio"), (2, "pwrite"), (3, "auto")])
@@ -44,6 +50,19 @@ def test_any_number_of_ranks_and_either_writer_give_the_same_bytes(
     done = run_mpi(ranks, *command, timeout=240)
     assert done.returncode == 0, done.stderr
     assert sha256(path) == sha256(alone)
+
+
+@pytest.mark.parametrize("ranks, writer", [(2, "mpio"), (3, "pwrite")])
+def test_a_stem_campaign_has_the_same_bytes_at_any_number_of_ranks(
+    ranks: int, writer: str, tmp_path: Path, run_mpi: Callable
+) -> None:
+    require_mpi(parallel_hdf5=writer == "mpio")
+    alone, path = compute_alone(SMALL_STEM, tmp_path), tmp_path / "ranks.hdf5"
+    job = [sys.executable, "-m", "hpctem", "simulate", SMALL_STEM, "-o", path]
+    done = run_mpi(ranks, *job, "--writer", writer, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert sha256(path) == sha256(alone)
+    assert verify(path).intact
 
 
 def test_a_killed_campaign_goes_on_and_ends_in_the_same_bytes(alone: Path, tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ def recipe(material: dict[str, Any] = WSE2, **settings: Any) -> StructureConfig:
 
 
 def sample(
-    config: StructureConfig, field: tuple[float, float] = (60.0, 50.0), index: int = 0, seed: int = 5
+    config: StructureConfig,
+    field: tuple[float, float] = (60.0, 50.0),
+    index: int = 0,
+    seed: int = 5,
 ) -> Structure:
     return sample_sheet(config, field, Streams(seed), index)
 
@@ -74,7 +77,7 @@ def every_site(
         else:
             if one.turned:
                 crystal = crystal * [-1, -1, 1]
-            sites = origin + (crystal + [*one.shift, 0.0]) @ laid.T
+            sites = origin + (crystal + np.array([*one.shift, 0.0])) @ laid.T
             sites = centre + (sites - centre) @ Rotation.from_euler("z", one.angle).as_matrix().T
             sites[:, 2] = crystal[:, 2] + one.z - values["thickness"] / 2
             inside = np.ones(len(sites), dtype=bool)

@@ -21,14 +21,15 @@ from hpctem.calibration.calibrate import (
 )
 from hpctem.calibration.estimate import estimate
 from hpctem.calibration.machine import count_cores
-from hpctem.calibration.measure import time_structure
+from hpctem.calibration.hrtem_steps import time_structure
+from hpctem.calibration.hrtem_work import Passage, describe_structure
 from hpctem.calibration.transforms import (
     choose_ladder,
     floor_seconds,
     time_transforms,
     transform_seconds,
 )
-from hpctem.calibration.workload import Passage, describe_structure, describe_work
+from hpctem.calibration.workload import describe_work
 from hpctem.campaign_file import CampaignFile, read_campaign
 from hpctem.errors import ConfigError, SampleError
 from hpctem.hrtem.campaign import compute_structure
@@ -349,7 +350,7 @@ def test_structures_that_fail_now_and_then_are_left_out(tmp_path, monkeypatch):
             raise SampleError("fails")
         return time_structure(*given)
 
-    monkeypatch.setattr("hpctem.calibration.calibrate.time_structure", fail_thrice_of_four)
+    monkeypatch.setattr("hpctem.calibration.hrtem_steps.time_structure", fail_thrice_of_four)
     found = measure(read_campaign(SMALL), tmp_path, 4)
     assert found.timed == 4 and len(begun) == 20
 

@@ -344,6 +344,27 @@ def test_neighbouring_defects_add_up_and_a_crowd_does_not_raise_the_threshold() 
     assert (crowd[:, columns] == alone[:, columns]).all() and alone[:, columns].any()
 
 
+@pytest.mark.parametrize("depth", [0.04, 0.004, -0.02])
+@pytest.mark.parametrize("count", [40, 150])
+@pytest.mark.parametrize("threshold", [0.02, 0.25])
+def test_faint_tails_count_where_they_decide(depth: float, count: int, threshold: float) -> None:
+    """A core within 1 A and a wide tail, in which many defects raise or lower the background."""
+    path, points = lead_scan("distorted"), scatter(count, seed=11)
+    away = (np.arange(401) - 200) * 0.04
+    square = away[:, None] ** 2 + away**2
+    psf = np.exp(-square / 2 / 0.3**2) + depth * np.exp(-square / 2 / 2.0**2)
+    image = np.zeros(path.shape)
+    for frame in range(path.frames):
+        r2 = (np.square(scan_positions(path, frame)[:, :, None, :] - points)).sum(axis=-1)
+        image += (np.exp(-r2 / 2 / 0.3**2) + depth * np.exp(-r2 / 2 / 2.0**2)).sum(axis=-1)
+    image /= path.frames * psf.max()
+    labels = map_defect_images(rows_of(points, ["a"]), ["a"], path, psf, 0.04, threshold)["a"]
+    # Each tail is left out where it is below 2e-4: all that is beyond, times the atoms per A^2.
+    clear = np.abs(image - threshold) > 1e-3 + 2e-4 * 2 * np.pi * 2.0**2 * count / 30**2
+    assert (labels == (image > threshold))[clear].all()
+    assert clear.mean() > 0.85
+
+
 def test_the_scale_of_the_probe_and_the_size_of_its_table_do_not_matter() -> None:
     path, rows = lead_scan("distorted"), rows_of(scatter(30), ["a"])
     one = map_defect_images(rows, ["a"], path, tabulate_probe(0.04, 256), 0.04)["a"]

@@ -258,6 +258,18 @@ def test_the_text_is_a_function_of_the_image_and_small():
     assert set(kept) == {"shortest", "spacing", "shape", "values"}
 
 
+@pytest.mark.parametrize(("pixel", "side"), [(1.0, 510 * 4 / 2.4), (5.0, 512 * 5.0)])
+def test_of_a_large_image_the_middle_is_kept(pixel, side):
+    """An image that is its own mirror image stays so; 512 points or pixels a side, not more."""
+    x = (np.arange(1300) - 649.5) * pixel
+    image = np.cos(x / 90)[None, :] + np.exp(-((x / 400) ** 2))[:, None]
+    values, (_, dx) = read_contamination(extract_contamination(image, pixel, 4.0))
+    assert max(values.shape) <= 512
+    assert dx * values.shape[1] == pytest.approx(side, abs=2 * pixel)
+    np.testing.assert_allclose(values, values[:, ::-1], atol=0.03)
+    np.testing.assert_allclose(values, values[::-1], atol=0.03)
+
+
 def test_a_film_shows_the_image_in_one_of_eight_orientations():
     """A frame of the image's own size, far from square, so that every orientation is told apart."""
     pixel = 0.5

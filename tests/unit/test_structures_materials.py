@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,11 @@ def test_janus_layer_has_its_first_chalcogen_above_and_both_bonds() -> None:
     assert 3.16 < material.cell[0, 0] < 3.29
     assert material.class_names == ("metal", "chalcogen")
     assert material.classes.tolist() == [0, 1, 1]
+    stretched = prototype("1H", "Mo", "S", "Se", a="3.4 A")
+    for number in (16, 34):  # bonds keep their length
+        assert shortest_bond(stretched, 42, number) == pytest.approx(
+            shortest_bond(material, 42, number), abs=1e-9
+        )
     given = prototype("1H", "Mo", "S", "Se", a="3.25 A", thickness="3.2 A")
     assert given.height == pytest.approx(3.2)
 
@@ -348,6 +354,14 @@ def test_bravais_class_knows_neither_choice_of_vectors_nor_rotation(
     assert bravais_class(other) == wanted
 
 
+def test_layer_is_not_taken_for_a_cubic_crystal() -> None:
+    """One atom in a square cell as high as wide: 123, where the cell as it is would give 221."""
+    square = layer((25, 0), (0, 25))
+    cube = replace(square, cell=np.diag([25.0, 25.0, 25.0]))
+    assert space_group(cube) == space_group(square) == (123, "P4/mmm")
+    assert space_group(replace(cube, periodic=3)) == (221, "Pm-3m")
+
+
 def test_motif_without_symmetry_keeps_the_lattice_and_loses_the_group() -> None:
     material = layer((3, 0), (0, 3), (0, 0), (0.2, 0.31))
     assert bravais_class(material) == "square"
@@ -458,9 +472,14 @@ def test_layer_in_a_leaning_left_handed_or_turned_cell_stands(tmp_path: Path) ->
 def test_file_may_say_that_the_layer_repeats_along_two_vectors_only(tmp_path: Path) -> None:
     atoms = janus_atoms()
     atoms.cell[2, 2] = 5.0  # less than a gap, and the layer beyond the cell
-    atoms.pbc = (True, True, False)
-    write(tmp_path / "layer.xyz", atoms, format="extxyz")
-    check_janus(read(tmp_path / "layer.xyz"))
+    left_handed = atoms.copy()
+    left_handed.set_cell(np.array(atoms.cell)[[1, 0, 2]])
+    without_third = atoms.copy()
+    without_third.cell[2] = 0.0
+    for number, one in enumerate((atoms, left_handed, without_third)):
+        one.pbc = (True, True, False)
+        write(tmp_path / f"layer{number}.xyz", one, format="extxyz")
+        check_janus(read(tmp_path / f"layer{number}.xyz"))
 
 
 def test_van_der_waals_crystal_is_bulk(tmp_path: Path) -> None:
@@ -650,6 +669,11 @@ def test_layers_rise_alternate_and_twist() -> None:
         ({"prototype": "1H", "elements": ("Mo", "S")}, {}, 6.147),
         ({"prototype": "1H", "elements": ("Mo", "S")}, {"distance": "7 A"}, 7.0),
         ({"prototype": "1H", "elements": ("Re", "S"), "a": "3.2 A", "thickness": "3.1 A"}, {}, 6.4),
+        (
+            {"prototype": "1H", "elements": ("Mo", "S"), "a": "3.2 A", "thickness": "3.0 A"},
+            {},
+            6.3,
+        ),
         ({"prototype": "graphene", "elements": ("Si",), "a": "3.8 A"}, {}, 3.3),
         ({"prototype": "1H", "elements": ("Mo", "S", "Se")}, {}, (6.147 + 6.464) / 2),
     ],
@@ -702,6 +726,7 @@ def test_oriented_cell_is_the_same_crystal_turned(axis: tuple[int, int, int]) ->
     assert np.cross(oriented.cell[0], oriented.cell[1])[2] > 0
     # Short in projection: Gauss's condition.
     p, q = oriented.cell[:2, :2]
+    assert p[0] > -1e-9
     assert axis == (0, 0, 1) or (p @ p <= q @ q + 1e-9 and abs(p @ q) <= p @ p / 2 + 1e-9)
     # The turn: the beam onto z, the first vector not along it onto +x in projection.
     z = beam / np.linalg.norm(beam)

@@ -1,0 +1,223 @@
+"""Commands for experimental images: inspect, fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpctem.cli.command import commands
+
+
+class QuantityParameter(click.ParamType):
+    """A quantity with its unit, in internal units."""
+
+    def __init__(self, dimension: str, example: str) -> None:
+        self.dimension = dimension
+        self.name = example
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        from hpctem.units import parse_quantity
+
+        if isinstance(value, float):
+            return value
+        try:
+            number = parse_quantity(value, self.dimension)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not number > 0:
+            self.fail(f"{value} is not above zero", param, ctx)
+        return number
+
+
+class AnglesParameter(click.ParamType):
+    """Two angles, inner:outer with a unit, in radian."""
+
+    name = "80:200mrad"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
+        from hpctem.units import parse_quantity
+
+        if isinstance(value, tuple):
+            return value
+        first, colon, last = str(value).partition(":")
+        unit = last.lstrip("0123456789.+-eE ")
+        try:
+            if not colon:
+                raise ValueError(f"{value!r} is not inner:outer, such as 80:200mrad")
+            first = first if first.rstrip()[-1:].isalpha() else f"{first} {unit}"
+            inner, outer = (parse_quantity(one, "angle") for one in (first, last))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not 0 <= inner < outer <= 1:
+            self.fail(f"{value}: the inner angle must lie below the outer, up to 1 rad", param, ctx)
+        return inner, outer
+
+
+class RowsParameter(click.ParamType):
+    """a:b, rows a up to b, which is not included; either may be missing."""
+
+    name = "a:b"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int | None]:
+        if isinstance(value, tuple):
+            return value
+        first, colon, last = str(value).partition(":")
+        if not colon or not all(part == "" or part.isdigit() for part in (first, last)):
+            self.fail(f"{value!r} is not a:b, such as 0:496", param, ctx)
+        return int(first or 0), int(last) if last else None
+
+
+class FrameParameter(click.ParamType):
+    """The number of a frame of a stack, or 'mean'."""
+
+    name = "k|mean"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if value == "mean" or isinstance(value, int):
+            return value
+        if not str(value).isdigit():
+            self.fail(f"{value!r} is neither the number of a frame nor 'mean'", param, ctx)
+        return int(value)
+
+
+def _reading(command: Callable) -> Callable:
+    """The options that both commands have."""
+    options = (
+        click.option(
+            "--lattice", metavar="NAME", help="Crystal (mos2, graphene) or a=3.16A,hexagonal."
+        ),
+        click.option(
+            "--pixel-size",
+            type=QuantityParameter("length", "13.4pm"),
+            help="Instead of the file's.",
+        ),
+        click.option("--rows", type=RowsParameter(), help="Only these rows, b not included."),
+        click.option("--frame", type=FrameParameter(), help="Of a stack: one, or all averaged."),
+        click.option(
+            "--energy", type=QuantityParameter("energy", "60keV"), help="Instead of the file's."
+        ),
+        click.option(
+            "--semiangle",
+            type=QuantityParameter("angle", "30mrad"),
+            help="Convergence semiangle, instead of the file's.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@commands.command()
+@click.argument("image", type=click.Path(path_type=str))
+@_reading
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw a picture: PNG, PDF or SVG.",
+)
+def inspect(image: str, output: Path | None, **options: Any) -> None:
+    """Say what an experimental image holds: header, intensities, lattice, noise, lines.
+
+    IMAGE is a DM3, DM4, EMD, HSPY, TIFF, PNG, NPY or other file; NAME::TITLE is one of several
+    images in it. The picture shows the image, its power spectrum with the spots found, histogram,
+    noise, and the displacement of the lines.
+
+    \b
+    Examples:
+      hpctem inspect mos2.dm3
+      hpctem inspect mos2.dm3 --lattice mos2 -o mos2.png
+      hpctem inspect scan.png --pixel-size 13.4pm --energy 60keV
+    """
+    from hpctem.micrographs.describe import describe_micrograph, format_rows
+    from hpctem.micrographs.measure import cut_rows, find_limit, measure
+
+    if output is not None:
+        from hpctem.pictures import choose_kind
+
+        choose_kind(output)
+    micrograph, known, rows = _open(image, options)
+    measured = measure(micrograph, known, rows)
+    pixel = micrograph.pixel_size[1] if micrograph.pixel_size else None
+    if known is not None and measured.distortion is not None:
+        pixel = measured.distortion.pixel_size
+    limit = find_limit(pixel, micrograph.energy, micrograph.source.get("semiangle"))
+    used = cut_rows(micrograph.image, rows)
+    click.echo(image)
+    click.echo(format_rows(describe_micrograph(micrograph, used, measured, known, limit)))
+    if output is not None:
+        from hpctem.micrographs.draw import draw_inspection
+        from hpctem.pictures import save_figure
+
+        title = f"{Path(image).name}: {micrograph.title}"
+        figure = draw_inspection(used, measured, title, pixel, limit)
+        click.echo(f"picture: {click.format_filename(save_figure(figure, output))}")
+
+
+@commands.command()
+@click.argument("image", type=click.Path(path_type=str))
+@_reading
+@click.option("--detector", type=AnglesParameter(), help="Inner and outer angle.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="YAML file; printed without it.",
+)
+def fit(image: str, output: Path | None, **options: Any) -> None:
+    """Propose a STEM campaign's imaging from an experimental image, as YAML.
+
+    Measures pixel size, shear and contraction by the lattice, jitter and flagging of the lines,
+    sharpness, noise and contamination, each with its uncertainty; says what it assumed and what one
+    image cannot tell. The section 'imaging' that it writes can be used as it is.
+
+    \b
+    Examples:
+      hpctem fit mos2.dm3 --lattice mos2 --rows 0:496
+      hpctem fit mos2.dm3 --lattice mos2 --semiangle 30mrad --detector 80:200mrad -o imaging.yaml
+    """
+    from hpctem.micrographs.describe import format_proposal
+    from hpctem.micrographs.fit import propose_imaging, write_fragment
+
+    collection = options.pop("detector")
+    micrograph, known, rows = _open(image, options)
+    proposal = propose_imaging(
+        micrograph, known, rows, micrograph.energy, options["semiangle"], collection
+    )
+    fragment = write_fragment(proposal, Path(image).name, known)
+    if output is None:
+        click.echo(fragment)
+        click.echo(
+            "\n".join(f"# {line}".rstrip() for line in format_proposal(proposal).splitlines())
+        )
+        return
+    output.write_text(fragment)
+    click.echo(format_proposal(proposal))
+    click.echo(f"\nfragment: {click.format_filename(output)}")
+
+
+def _open(image: str, options: dict[str, Any]) -> tuple[Any, Any, tuple[int, int] | None]:
+    """The micrograph as the options say, the crystal's lattice and the rows."""
+    from hpctem.micrographs.known import parse_lattice
+    from hpctem.micrographs.measure import cut_rows
+    from hpctem.micrographs.read import read_micrograph
+
+    known = parse_lattice(options["lattice"]) if options["lattice"] else None
+    micrograph = read_micrograph(image, options["frame"])
+    changes: dict[str, Any] = {}
+    if options["pixel_size"] is not None:
+        changes["pixel_size"] = (options["pixel_size"], options["pixel_size"])
+    if options["energy"] is not None:
+        changes["energy"] = options["energy"]
+    if options["semiangle"] is not None:
+        changes["source"] = {**micrograph.source, "semiangle": options["semiangle"]}
+    micrograph = dataclasses.replace(micrograph, **changes)
+    rows = options["rows"]
+    if rows is not None:
+        rows = (rows[0], len(micrograph.image) if rows[1] is None else rows[1])
+        cut_rows(micrograph.image, rows)
+    return micrograph, known, rows

@@ -1,0 +1,128 @@
+"""Micrographs of a known truth: a crystal seen by a distorted, jittering, counting scan.
+
+The image is a direct Fourier sum over the crystal's reciprocal lattice at the position of every
+pixel: it knows nothing of how pictures are simulated, nor of how micrographs are measured. Only
+the path of the scan and the film of contamination are hpctem's own, so that signs and amplitudes
+are those that a campaign's keys have.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpctem.detection.contamination import CARBON_DENSITY, FilmSettings, draw_film, scan_film
+from hpctem.detection.scan import ScanPath, ScanSettings, draw_path, scan_positions
+from hpctem.micrographs.read import Micrograph
+from hpctem.optics.cross_sections import annular_cross_section
+from hpctem.optics.electron import wavelength
+
+ENERGY, SEMIANGLE, COLLECTION = 6e4, 0.030, (0.080, 0.200)
+A = 3.16  # A, of MoS2
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a phantom is made of; lengths in A, electrons a pixel."""
+
+    shape: tuple[int, int] = (512, 512)
+    pixel: float = 0.134
+    shear: float = -0.03
+    contraction: float = 0.02
+    jitter: float = 0.05
+    flagging: float = 0.0
+    flagging_lines: float = 20.0
+    turn: float = 0.4
+    source_size: float = 0.8
+    electrons: float = 3000.0
+    film: FilmSettings | None = None
+    vacancies: float = 0.0
+    gain: float = 37.0
+    offset: float = 1000.0
+    readout: float = 0.0
+
+
+def make_phantom(truth: Truth, seed: int) -> tuple[Micrograph, ScanPath, np.ndarray]:
+    """The micrograph, the path of its scan, and the share of the beam at each pixel, (ny, nx)."""
+    generators = [np.random.default_rng([seed, k]) for k in range(6)]
+    settings = ScanSettings(
+        jitter=truth.jitter,
+        flagging=truth.flagging,
+        flagging_lines=truth.flagging_lines,
+        shear=truth.shear,
+        contraction=truth.contraction,
+    )
+    middle = tuple(truth.pixel * (n / 2 + 60) for n in truth.shape[::-1])
+    path = draw_path(truth.shape, truth.pixel, middle, settings, *generators[:3])
+    share = see_crystal(scan_positions(path, 0), truth, generators[3])
+    if truth.film is not None:
+        extent = tuple(truth.pixel * (n + 240) for n in truth.shape)
+        thickness = scan_film(draw_film(extent, truth.film, generators[4]), path)
+        share = share + CARBON_DENSITY * annular_cross_section(6, ENERGY, *COLLECTION) * thickness
+    counts = generators[5].poisson(np.maximum(share, 0) * truth.electrons).astype(float)
+    counts += truth.readout * generators[5].standard_normal(truth.shape)
+    image = (truth.offset + truth.gain * counts).astype(np.float32)
+    return Micrograph(image, (0.127, 0.127), ENERGY, "phantom", {"dwell time": 20.0}), path, share
+
+
+def see_crystal(positions: np.ndarray, truth: Truth, generator: np.random.Generator) -> np.ndarray:
+    """Share of the beam that a sheet of MoS2 scatters at each position (ny, nx, 2), A."""
+    cos, sin = math.cos(truth.turn), math.sin(truth.turn)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    cell = A * np.array([[1.0, 0.0], [-0.5, math.sqrt(0.75)]]) @ turn
+    area = A**2 * math.sqrt(0.75)
+    reciprocal = np.linalg.inv(cell).T
+    metal, sulphur = (annular_cross_section(z, ENERGY, *COLLECTION) for z in (42, 16))
+    sites = ((np.array([1, 2]) / 3 @ cell, metal), (np.array([2, 1]) / 3 @ cell, 2 * sulphur))
+    share = np.full(positions.shape[:2], (metal + 2 * sulphur) / area)
+    for h in range(-6, 7):
+        for k in range(-6, 7):
+            g = h * reciprocal[0] + k * reciprocal[1]
+            transfer = see_frequency(float(np.hypot(*g)), truth.source_size)
+            if (h, k) <= (0, 0) or transfer < 1e-6:
+                continue
+            factor = sum(s * np.exp(-2j * np.pi * (g @ r)) for r, s in sites) * transfer / area
+            phase = 2 * np.pi * (positions @ g)
+            share += 2 * (factor.real * np.cos(phase) - factor.imag * np.sin(phase))
+    if truth.vacancies > 0:
+        share += _remove_columns(positions, cell, sites[1], truth, generator)
+    return share
+
+
+def see_frequency(g: float, source_size: float) -> float:
+    """Transfer of an ideal probe, (2 / pi)(arccos r - r sqrt(1 - r^2)), and of the source."""
+    r = g * wavelength(ENERGY) / (2 * SEMIANGLE)
+    if r >= 1:
+        return 0.0
+    probe = 2 / math.pi * (math.acos(r) - r * math.sqrt(1 - r * r))
+    return probe * math.exp(-((math.pi * source_size * g) ** 2) / (4 * math.log(2)))
+
+
+def _remove_columns(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    site: tuple[np.ndarray, float],
+    truth: Truth,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """What vacancies on a class of columns take away: a Gaussian of the probe's width each."""
+    place, weight = site
+    width = math.sqrt((0.45) ** 2 + (truth.source_size / 2.3548) ** 2)
+    taken = np.zeros(positions.shape[:2])
+    corners = positions.reshape(-1, 2)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    reach = int(np.abs(np.linalg.inv(cell)).sum() * max(np.abs(low).max(), np.abs(high).max())) + 2
+    h, k = np.meshgrid(*2 * [np.arange(-reach, reach + 1)])
+    columns = place + h.reshape(-1, 1) * cell[0] + k.reshape(-1, 1) * cell[1]
+    inside = ((columns > low) & (columns < high)).all(axis=1)
+    gone = columns[inside & (generator.random(len(columns)) < truth.vacancies)]
+    step = truth.pixel
+    for x, y in gone:
+        row = round(float((y - positions[0, 0, 1]) / (step * (1 + truth.contraction))))
+        rows = slice(max(0, row - 15), max(0, row + 16))
+        near = positions[rows]
+        distance = (near[..., 0] - x) ** 2 + (near[..., 1] - y) ** 2
+        taken[rows] -= weight * np.exp(-distance / (2 * width**2)) / (2 * math.pi * width**2)
+    return taken
