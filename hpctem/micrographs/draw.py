@@ -107,7 +107,7 @@ def _choose_box(image: np.ndarray, measured: Measured, limit: float) -> tuple[in
     if not strength.any():
         return (ny - side) // 2, (nx - side) // 2, side
     row, column = np.unravel_index(int(np.argmax(strength)), strength.shape)
-    top, left = (int(min(max(at - side // 2, 0), n - side)) for at, n in ((row, ny), (column, nx)))
+    top, left = (min(max(int(at) - side // 2, 0), n - side) for at, n in ((row, ny), (column, nx)))
     return top, left, side
 
 

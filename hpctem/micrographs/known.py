@@ -63,7 +63,7 @@ def known_materials() -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for phase, table in DICHALCOGENIDES.items():
         for symbols in table:
-            keys = {"prototype": phase, "elements": list(symbols)}
+            keys: dict[str, object] = {"prototype": phase, "elements": list(symbols)}
             name = "".join(symbols) + "2"
             found[f"{phase}-{name}"] = keys
             found.setdefault(name, keys)

@@ -116,7 +116,7 @@ def fit_patch(image: np.ndarray, lattice: Lattice) -> np.ndarray:
 
 
 def index_spots(
-    basis: np.ndarray, places: np.ndarray, shape: tuple[int, int]
+    basis: np.ndarray, places: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whole h, k (n, 2) of frequencies (n, 2), and which lie within 1.5 steps of that place."""
     indices = np.rint(places @ np.linalg.inv(basis)).astype(np.int64)
@@ -142,7 +142,7 @@ def reduce_basis(basis: np.ndarray) -> np.ndarray:
 
 
 def _choose_basis(
-    places: np.ndarray, contrasts: np.ndarray, shape: tuple[int, int]
+    places: np.ndarray, contrasts: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray | None:
     best, best_score = None, 0.0
     amplitudes = np.sqrt(contrasts)

@@ -156,14 +156,22 @@ def _lag_products(
 
 
 def _split(covariance: np.ndarray) -> tuple[float, float, float]:
-    """Jitter, flagging and its lines that fit a covariance C(d) best."""
+    """Jitter, flagging and its lines that fit a covariance C(d) best.
+
+    Near lags count most. What of C(0) is not white is what nearby lags extrapolate to, by the
+    parabola that every smooth correlation begins with.
+    """
     lags = np.arange(1, len(covariance))
+    weights = 1.0 / lags
     best = (math.inf, 0.0, 1.0)
     for candidate in np.geomspace(2.0, len(covariance) / 2, 40):
         shape = np.exp(-0.5 * (lags / candidate) ** 2)
-        power = max(float(shape @ covariance[1:] / (shape @ shape)), 0.0)
-        misfit = float(((covariance[1:] - power * shape) ** 2).sum())
+        power = float((weights * shape) @ covariance[1:] / ((weights * shape) @ shape))
+        misfit = float((weights * (covariance[1:] - max(power, 0.0) * shape) ** 2).sum())
         if misfit < best[0]:
-            best = (misfit, power, float(candidate))
-    _, power, found = best
-    return math.sqrt(max(float(covariance[0]) - power, 0.0)), math.sqrt(power), found
+            best = (misfit, max(power, 0.0), float(candidate))
+    _, power, length = best
+    near = lags[: max(3, round(length / 2))]
+    _, smooth = np.polyfit(near**2.0, covariance[near], 1, w=np.sqrt(1 / near))
+    smooth = min(max(float(smooth), 0.0), float(max(covariance[0], 0.0)))
+    return math.sqrt(max(float(covariance[0]) - smooth, 0.0)), math.sqrt(power), length

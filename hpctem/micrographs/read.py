@@ -108,16 +108,14 @@ def _read_signals(file: Path) -> list[dict[str, Any]]:
             f"{file}: reading {suffix or 'such'} files needs RosettaSciIO: "
             "pip install 'hpctem[images]'"
         ) from None
-    known = {
-        ending.lower(): [] for plugin in rsciio.IO_PLUGINS for ending in plugin["file_extensions"]
-    }
+    known: dict[str, list[Any]] = {}
     for plugin in rsciio.IO_PLUGINS:
         for ending in {ending.lower() for ending in plugin["file_extensions"]}:
-            known[ending].append(plugin)
+            known.setdefault(ending, []).append(plugin)
     if suffix.lstrip(".") not in known:
         raise ConfigError(
             f"{file} is of no known image format: the ending {suffix or 'is missing'!r} is not "
-            "one of .dm3, .dm4, .emd, .hspy, .ser, .mrc, .tif, .png, .npy and what RosettaSciIO reads"
+            "one of .dm3, .dm4, .emd, .hspy, .ser, .mrc, .tif, .png, .npy or others of RosettaSciIO"
         )
     failures = []
     for plugin in known[suffix.lstrip(".")]:

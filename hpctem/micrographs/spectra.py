@@ -17,7 +17,7 @@ MOST_SPOTS = 80
 LOCAL = 24
 
 
-def hann_window(shape: tuple[int, int]) -> np.ndarray:
+def hann_window(shape: tuple[int, ...]) -> np.ndarray:
     """A Hann window (ny, nx) float64 whose mean square is 1."""
     wy, wx = (np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape)
     window = wy[:, None] * wx[None, :]
@@ -46,7 +46,7 @@ def power_spectrum(image: np.ndarray) -> np.ndarray:
     return (spectrum.real**2 + spectrum.imag**2) / image.size
 
 
-def frequencies(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def frequencies(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies along x (1, nx) and y (ny, 1) of `power_spectrum`, cycles per pixel."""
     ny, nx = shape
     return np.fft.fftshift(np.fft.fftfreq(nx))[None, :], np.fft.fftshift(np.fft.fftfreq(ny))[

@@ -82,7 +82,7 @@ class BatchPassage:
         self.support = backend.asarray(find_support(way.half))
         self.legs = [tuple(backend.asarray(f) for f in leg) for leg in way.legs()]
         self.weights = backend.asarray(way.weights.reshape(len(way.weights), -1).T)
-        rows, columns = (backend.xp.arange(n, dtype=np.int64) for n in self.shape)
+        rows, columns = (backend.xp.arange(n, dtype=np.int32) for n in self.shape)
         self.rows, self.columns = rows[:, None], columns
 
     def enter(self, transmissions: Any) -> None:
@@ -98,7 +98,9 @@ class BatchPassage:
         signals = []
         for begin in range(0, len(corners), GPU_BATCH):
             chosen = slice(begin, begin + GPU_BATCH)
-            row, column = (backend.asarray(c)[:, None, None] for c in corners[chosen].T)
+            row, column = (
+                backend.asarray(c, dtype=np.int32)[:, None, None] for c in corners[chosen].T
+            )
             windows = (row + self.rows) * self.transmissions.shape[2] + (column + self.columns)
             wave = self.transmissions[0].ravel()[windows]
             wave *= first

@@ -215,7 +215,7 @@ def _scan_tile(
     patterns: np.ndarray | None,
 ) -> np.ndarray:
     """Signals (points, K), float64, of a tile of `shape` points that begins at point `first`."""
-    grid, lead = _frame_tile(scan, specimen.window.shape)
+    grid, lead = frame_tile(scan, specimen.window.shape)
     corner = np.array([*scan.point(*first), 0.0]) - np.array([*lead, 0.0])
     middle = specimen.positions.mean(axis=0) - corner
     inside = ((middle[:, :2] >= 0) & (middle[:, :2] < np.array(grid.extent[::-1]))).all(axis=1)
@@ -245,7 +245,7 @@ def _scan_tile(
     return total
 
 
-def _frame_tile(scan: ScanGrid, window: tuple[int, int]) -> tuple[Grid, tuple[float, float]]:
+def frame_tile(scan: ScanGrid, window: tuple[int, int]) -> tuple[Grid, tuple[float, float]]:
     """The grid of every tile, and how far (x, y) in A its first point lies from its corner."""
     pads = [math.ceil(PAD / d) for d in scan.pixel]
     size = [

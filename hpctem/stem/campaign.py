@@ -20,7 +20,7 @@ from hpctem.column_labels import columns as found
 from hpctem.column_labels import maps
 from hpctem.conditions import set_detector
 from hpctem.database.schema import ATOMS_DIGEST
-from hpctem.detection.contamination import CARBON_DENSITY, Film, draw_film, scan_film
+from hpctem.detection.contamination import CARBON_DENSITY, draw_film, scan_film
 from hpctem.detection.detector import detect
 from hpctem.detection.scan import ScanPath, add_streaks, draw_path
 from hpctem.errors import SampleError
@@ -150,41 +150,82 @@ def record_image(
     """One image as every detector records it, and what is true of its pixels."""
     values = dict(conditions)
     values["dose"] = values["electrons_per_pixel"] / path.pixel_area
-    film = lay_film(experiment, draw, image, values)
-    thickness = None if film is None else experiment.backend.asarray(scan_film(film, path))
-    recorded: dict[str, Callable[[], np.ndarray]] = {}
-    for dataset, segments in pictures.items():
-        seen = [
-            expect_intensity(experiment, dataset, view, path, thickness, values)
-            for view in segments
-        ]
-        counted = [
-            count_intensity(experiment, draw, image, dataset, k, intensity, values)
-            for k, intensity in enumerate(seen)
-        ]
-        if dataset == tables.IMAGES:
-            values["saturated"] = counted[0][1]
-        stack = [one for one, _ in counted]
-        whole = stack[0] if len(stack) == 1 else experiment.backend.xp.stack(stack)
-        recorded[dataset] = experiment.backend.copy_later(whole)
+    thickness = scan_carbon(experiment, draw, image, path, values)
+    seen = look_at_pictures(experiment, pictures, path, thickness, values)
+    recorded, values["saturated"] = count_electrons(experiment, draw, image, seen, values)
     labels = label_image(experiment, specimen, path, values)
-    placed = found.place_defects(specimen.structure.defects, path)
-    shown = [row | {"image": image} for row in placed if row["inside"]]
-    columns = found.tabulate_columns(specimen.columns, path)
+    shown, columns = place_atoms(specimen, image, path)
     values["n_columns"] = len(columns["x"])
     for kind in experiment.kinds:
         values[f"n_{kind}"] = sum(row["kind"] == kind for row in shown)
     return Recorded(recorded, labels, values, shown, columns)
 
 
-def lay_film(
-    experiment: Experiment, draw: DrawConditions, image: int, values: Mapping[str, float]
-) -> Film | None:
-    """The carbon on the surface as it is in one image; none without contamination."""
+def scan_carbon(
+    experiment: Experiment,
+    draw: DrawConditions,
+    image: int,
+    path: ScanPath,
+    values: Mapping[str, float],
+) -> Any:
+    """Thickness in A of the carbon at each pixel, (ny, nx) float32; None without contamination."""
     if experiment.config.imaging.contamination is None:
         return None
     generator = draw.generator(image, "contamination")
-    return draw_film(experiment.extent, set_film(values), generator, experiment.films)
+    film = draw_film(experiment.extent, set_film(values), generator, experiment.films)
+    return experiment.backend.asarray(scan_film(film, path))
+
+
+def look_at_pictures(
+    experiment: Experiment,
+    pictures: Mapping[str, Sequence[View]],
+    path: ScanPath,
+    thickness: Any,
+    values: Mapping[str, float],
+) -> dict[str, list[Any]]:
+    """What each segment of each detector collects at each pixel (see `expect_intensity`)."""
+    return {
+        dataset: [
+            expect_intensity(experiment, dataset, view, path, thickness, values)
+            for view in segments
+        ]
+        for dataset, segments in pictures.items()
+    }
+
+
+def count_electrons(
+    experiment: Experiment,
+    draw: DrawConditions,
+    image: int,
+    seen: Mapping[str, Sequence[Any]],
+    values: Mapping[str, float],
+) -> tuple[dict[str, Callable[[], np.ndarray]], float]:
+    """The images of all detectors on their way, and the share of the first's pixels beyond 16 bits.
+
+    The first segment speaks for its detector.
+    """
+    recorded: dict[str, Callable[[], np.ndarray]] = {}
+    saturated = 0.0
+    for dataset, segments in seen.items():
+        counted = [
+            count_intensity(experiment, draw, image, dataset, k, intensity, values)
+            for k, intensity in enumerate(segments)
+        ]
+        if dataset == tables.IMAGES:
+            saturated = counted[0][1]
+        stack = [one for one, _ in counted]
+        whole = stack[0] if len(stack) == 1 else experiment.backend.xp.stack(stack)
+        recorded[dataset] = experiment.backend.copy_later(whole)
+    return recorded, saturated
+
+
+def place_atoms(
+    specimen: Specimen, image: int, path: ScanPath
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The rows of one image in the tables of defects and of atom columns: what it shows of them."""
+    placed = found.place_defects(specimen.structure.defects, path)
+    shown = [row | {"image": image} for row in placed if row["inside"]]
+    return shown, found.tabulate_columns(specimen.columns, path)
 
 
 def expect_intensity(

@@ -14,9 +14,9 @@ from hpctem.detection.looking import look
 from hpctem.detection.scan import ScanPath, bounds
 from hpctem.optics.incoherent import Picture, form_picture, gather_points
 from hpctem.optics.point_spread import Transfer, gaussian_transfer, tabulated_transfer
-from hpctem.optics.probe import probe_transfer
-from hpctem.optics.scan_grid import picture_of_scan
-from hpctem.optics.stem import scan_detectors
+from hpctem.optics.probe import Probe, probe_transfer
+from hpctem.optics.scan_grid import ScanGrid, picture_of_scan
+from hpctem.optics.stem import Signals, scan_detectors
 from hpctem.stem.conditions import DrawConditions
 from hpctem.stem.experiment import Experiment, list_detectors, set_probe
 from hpctem.stem.tables import PATTERNS
@@ -55,16 +55,32 @@ def form_pictures(
     `values`: the conditions of the focus; `paths`: the scans that will be led over the pictures.
     """
     if experiment.config.simulation.method == "multislice":
-        return _pass_probes(experiment, structure, draw, focus, values, paths)
+        probe = set_probe(experiment.config, values)
+        grid = plan_probes(experiment, probe, paths)
+        displaced = displace_atoms(experiment, structure, draw, focus)
+        signals = pass_probes(experiment, structure, displaced, grid, probe)
+        kept = {PATTERNS: signals.patterns} if signals.patterns is not None else {}
+        return show_signals(experiment, signals, grid, probe), kept
+    transfer = transfer_of(experiment, values)
+    return {IMAGES: [spread_atoms(experiment, structure, values, transfer)]}, {}
+
+
+def spread_atoms(
+    experiment: Experiment,
+    structure: Structure,
+    values: Mapping[str, float],
+    transfer: Transfer,
+) -> View:
+    """The incoherent picture: every atom, with what it scatters, under the probe's intensity."""
     picture = form_picture(
         structure.positions[:, :2],
         experiment.scatter(structure.numbers, values["exponent"]),
         experiment.extent,
-        transfer_of(experiment, values),
+        transfer,
         experiment.backend,
         experiment.blur(structure.numbers),
     )
-    return {IMAGES: [View(picture)]}, {}
+    return View(picture)
 
 
 def transfer_of(experiment: Experiment, values: Mapping[str, float]) -> Transfer:
@@ -94,26 +110,30 @@ def point_spread(experiment: Experiment, values: Mapping[str, float]) -> tuple[n
     return experiment.backend.to_host(seen), sampling
 
 
-def _pass_probes(
-    experiment: Experiment,
-    structure: Structure,
-    draw: DrawConditions,
-    focus: int,
-    values: Mapping[str, float],
-    paths: Sequence[ScanPath],
-) -> tuple[dict[str, list[View]], dict[str, np.ndarray]]:
-    """Lead the probe over what all scans cover, at the points that tell the whole picture."""
-    config = experiment.config
-    probe = set_probe(config, values)
+def plan_probes(experiment: Experiment, probe: Probe, paths: Sequence[ScanPath]) -> ScanGrid:
+    """The points at which probes tell the whole of what the scans cover."""
     area = experiment.scan_area  # the same for all, so that diffraction patterns fit their table
-    if not config.storage.diffraction:
+    if not experiment.config.storage.diffraction:
         corners = np.array([bounds(path) for path in paths])
         x0, y0 = corners[:, :2].min(axis=0).tolist()
         x1, y1 = corners[:, 2:].max(axis=0).tolist()
         area = x0, y0, x1, y1
-    grid = experiment.plan_scan(area, probe)
-    signals = scan_detectors(
-        displace_atoms(experiment, structure, draw, focus),
+    return experiment.plan_scan(area, probe)
+
+
+def pass_probes(
+    experiment: Experiment,
+    structure: Structure,
+    displaced: np.ndarray,
+    grid: ScanGrid,
+    probe: Probe,
+) -> Signals:
+    """What all detectors collect of a probe at the points of a grid.
+
+    `displaced`: the atoms in every phonon configuration, (P, n, 3) float64 A.
+    """
+    return scan_detectors(
+        displaced,
         structure.numbers,
         structure.cell[2],
         grid,
@@ -121,11 +141,19 @@ def _pass_probes(
         experiment.annuli,
         experiment.multislice(probe, structure.cell[2]),
         experiment.backend,
-        patterns=config.storage.diffraction,
+        patterns=experiment.config.storage.diffraction,
     )
+
+
+def show_signals(
+    experiment: Experiment, signals: Signals, grid: ScanGrid, probe: Probe
+) -> dict[str, list[View]]:
+    """The pictures of every detector, segment by segment, from what was collected on a grid."""
     pictures: dict[str, list[View]] = {}
     of_segment = iter(signals.values)
-    for path, annulus in zip(list_detectors(config).values(), experiment.annuli, strict=True):
+    for path, annulus in zip(
+        list_detectors(experiment.config).values(), experiment.annuli, strict=True
+    ):
         pictures[path] = [
             View(
                 picture_of_scan(next(of_segment), grid, experiment.backend, probe.source_size),
@@ -133,7 +161,7 @@ def _pass_probes(
             )
             for _ in range(annulus.segments)
         ]
-    return pictures, {PATTERNS: signals.patterns} if signals.patterns is not None else {}
+    return pictures
 
 
 def displace_atoms(

@@ -26,7 +26,7 @@ from hpctem.structures.stacking import Placement, stack_layers
 from hpctem.structures.symmetry import BRAVAIS_CLASSES, bravais_class, space_group
 from hpctem.structures.unit_cells import Material, describe_fault, stand_up, write_formula
 from hpctem.structures.volumes import to_cartesian
-from hpctem.structures.zone_axes import orient
+from hpctem.structures.zone_axes import orient, reduce_axis
 
 __all__ = [
     "BRAVAIS_CLASSES",
@@ -155,7 +155,9 @@ def _read_material(path: str) -> Material:
     crystal = lattices.read_crystal(path, layers=True)
     positions = to_cartesian(crystal.fractional, crystal.cell)
     fault = describe_fault(crystal.cell, positions, crystal.numbers)
-    stood = fault or stand_up(crystal.cell, positions)
+    if fault:
+        raise ConfigError(f"crystal file {path} {fault}")
+    stood = stand_up(crystal.cell, positions)
     if isinstance(stood, str):
         raise ConfigError(f"crystal file {path} {stood}; give a layer or a bulk crystal")
     cell, positions, periodic = stood
@@ -175,15 +177,14 @@ def _check_keys(config: configs.Structure) -> None:
             f"structure.zone_axis {list(config.zone_axis)} is for a bulk crystal, whose "
             "structure.thickness must be given; two-dimensional materials lie across the beam"
         )
-    if config.thickness is not None:
-        orient_axis = config.zone_axis
-        if orient_axis == (0, 0, 0):
-            raise ConfigError("structure.zone_axis [0, 0, 0] is no direction; give [u, v, w]")
-        if config.layers != configs.Layers():
-            raise ConfigError(
-                "structure.layers is for a two-dimensional material; a bulk crystal has a "
-                "structure.thickness"
-            )
+    if config.thickness is None:
+        return
+    reduce_axis(config.zone_axis)
+    if config.layers != configs.Layers():
+        raise ConfigError(
+            "structure.layers is for a two-dimensional material; a bulk crystal has a "
+            "structure.thickness"
+        )
 
 
 def _describe_mismatch(config: configs.Structure, material: Material) -> str:

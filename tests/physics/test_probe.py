@@ -63,7 +63,7 @@ def integrate_lens(probe: Probe, kx: float, ky: float) -> complex:
         lens = Aberrations(**{**probe.aberrations.__dict__, "C10": -defocus})
         return chi(lam * np.hypot(x, y), np.arctan2(y, x) + azimuth, lam, lens)
 
-    offsets, shares = np.polynomial.hermite_e.hermegauss(24)
+    offsets, shares = np.polynomial.hermite_e.hermegauss(24 if probe.focal_spread else 1)
     total = 0j
     for offset, share in zip(offsets, shares / shares.sum(), strict=True):
         defocus = probe.defocus + offset * probe.focal_spread

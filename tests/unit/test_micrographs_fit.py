@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+
+sys.path.append(str(Path(__file__).parent))
+
 from phantoms import (
     COLLECTION,
     ENERGY,
@@ -127,8 +131,8 @@ def test_the_sharpness_is_recovered(case) -> None:
 def test_contamination_is_recovered() -> None:
     truth = CASES["dirty"]
     truth = replace(truth, vacancies=0.0)
-    proposal, _, share, micrograph = propose(truth)
-    micrograph, path, share = make_phantom(truth, 11)
+    proposal, _, share, _ = propose(truth)
+    _, path, _ = make_phantom(truth, 11)
     lattice = see_crystal(scan_positions(path, 0), truth, np.random.default_rng(0))
     scatters = CARBON_DENSITY * annular_cross_section(6, ENERGY, *COLLECTION)
     deviation = float(((share - lattice) / scatters).std())

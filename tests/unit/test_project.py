@@ -42,7 +42,7 @@ APART = {
 }
 # Imported where they are used, never when a module is: each costs time, or is not everywhere.
 LATE = (
-    *("cupy", "mpi4py", "ase", "pymatgen", "matplotlib", "tensorflow", "horovod"),
+    *("cupy", "mpi4py", "ase", "pymatgen", "spglib", "matplotlib", "tensorflow", "horovod"),
     *("duckdb", "pyarrow", "pandas", "PIL", "torch"),
 )
 # Licences that the package must not depend on (GPL), and what only tests may use.
