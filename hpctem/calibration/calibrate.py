@@ -125,7 +125,7 @@ def calibrate(
     counted = timed[0].work.transforms(machine.by_lines).values()
     tell("timing transforms")
     shapes = [shape for counts in counted for shape in counts]
-    transforms = time_transforms([*shapes, *choose_ladder(backend)], backend)
+    transforms = time_transforms([*shapes, *choose_ladder(backend, shapes)], backend)
     hosts = communicator.allgather(socket.gethostname())
     return summarise(
         timed,

@@ -1,7 +1,8 @@
 """Fourier transforms timed alone, the yardstick of every step that consists of them.
 
-A transform is named by its shape: (rows, columns) is a whole field by the FFT library, (n,) eight
-lines of n by `hpctem.optics.line_transforms`, as a CPU takes waves through slices and lenses. What
+A transform is named by its shape: (rows, columns) is a whole field by the FFT library, (1, rows,
+columns) a real one, there or back; (n,) are eight lines of n by `hpctem.optics.line_transforms`, as
+a CPU takes waves through slices and lenses. What
 a step's transforms take alone, out of the cache and with nothing done to them, is its floor.
 """
 
@@ -30,11 +31,14 @@ LARGEST_LABELS = 1280
 FIELD_SECONDS, LINE_SECONDS, REPEATS = 0.01, 0.0005, 3
 
 
-def choose_ladder(backend: Backend) -> list[Shape]:
+def choose_ladder(backend: Backend, shapes: Iterable[Shape]) -> list[Shape]:
     """Transforms to time on any machine of that kind: fields, and lines of every size grids have.
 
-    The time of lines depends on how a length factorises, so none of them is left out.
+    The time of lines depends on how a length factorises, so none of them is left out. Real fields
+    are among them if they are among `shapes`; a campaign that has any has nothing else.
     """
+    if any(len(shape) == 3 for shape in shapes):
+        return [(1, n, n) for n in FIELDS]
     if backend.name != "numpy":
         return [(n, n) for n in FIELDS]
     ladder: list[Shape] = [(n, n) for n in FIELDS if n <= LARGEST_LABELS]
@@ -46,11 +50,11 @@ def choose_ladder(backend: Backend) -> list[Shape]:
 
 
 def time_transforms(shapes: Iterable[Shape], backend: Backend) -> dict[Shape, float]:
-    """Seconds of one complex64 transform of each shape, in place, the best of three.
+    """Seconds of one complex64 transform of each shape, in place, or of a real one: best of three.
 
     On a GPU as many planes at once as exit waves are computed in, divided by their number.
     """
-    time_one = {1: _time_lines, 2: _time_field}
+    time_one = {1: _time_lines, 2: _time_field, 3: _time_real}
     return {shape: time_one[len(shape)](shape, backend) for shape in dict.fromkeys(shapes)}
 
 
@@ -64,6 +68,17 @@ def _time_field(shape: Shape, backend: Backend) -> float:
             backend.ifft2(plane, out=plane)
 
     return _time_pairs(there_and_back, FIELD_SECONDS, backend) / batch
+
+
+def _time_real(shape: Shape, backend: Backend) -> float:
+    size = shape[1], shape[2]
+    plane = backend.xp.ones(size, dtype=np.float32)
+
+    def there_and_back(times: int) -> None:
+        for _ in range(times):
+            backend.irfft2(backend.rfft2(plane), size)
+
+    return _time_pairs(there_and_back, FIELD_SECONDS, backend)
 
 
 def _time_lines(shape: Shape, backend: Backend) -> float:

@@ -114,20 +114,25 @@ def solve_variation(skewness: float) -> float:
     2.
     """
     values = np.geomspace(0.3, 2.0, 60)
+    return float(np.interp(skewness, [cut_moments(v)[2] for v in values], values))
+
+
+def spread_variation(ratio: float) -> float:
+    """Of max(0, 1 + v s): the v, 0.05 to 3, at which deviation over mean is `ratio`."""
+    values = np.geomspace(0.05, 3.0, 80)
     moments = [cut_moments(v) for v in values]
-    skews = np.array([moment[1] for moment in moments])
-    return float(np.interp(skewness, skews, values))
+    return float(np.interp(ratio, [deviation / mean for mean, deviation, _ in moments], values))
 
 
-def cut_moments(v: float) -> tuple[float, float]:
-    """Standard deviation and skewness of max(0, 1 + v s)."""
+def cut_moments(v: float) -> tuple[float, float, float]:
+    """Mean, standard deviation and skewness of max(0, 1 + v s), s standard normal."""
     s = np.linspace(-8, 8, 4001)
     weights = np.exp(-(s**2) / 2)
     weights /= weights.sum()
     x = np.maximum(1 + v * s, 0)
     mean = float(weights @ x)
     deviation = math.sqrt(float(weights @ (x - mean) ** 2))
-    return deviation, float(weights @ (x - mean) ** 3) / deviation**3
+    return mean, deviation, float(weights @ (x - mean) ** 3) / deviation**3
 
 
 def _fit(

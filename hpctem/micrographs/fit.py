@@ -11,7 +11,7 @@ import yaml
 
 from hpctem.detection.contamination import CARBON_DENSITY
 from hpctem.errors import ConfigError
-from hpctem.micrographs.background import cut_moments, solve_variation
+from hpctem.micrographs.background import cut_moments, solve_variation, spread_variation
 from hpctem.micrographs.known import KnownLattice
 from hpctem.micrographs.measure import Measured, Optics, measure
 from hpctem.micrographs.read import Micrograph
@@ -245,7 +245,9 @@ def _propose_beam(
     findings.append(Finding("  of it along x", blur.along_x, None, "Å", "the same, by direction"))
     findings.append(Finding("  of it along y", blur.along_y, None, "Å", "the same, by direction"))
     imaging["probe"]["source_size"] = _normal(blur.source_size, blur.source_error, 1, "A", 0, 100)
-    film = _propose_film(imaging, findings, measured, optics)
+    # What the noise leaves for the film, if none of it is constant: variance = gain scale share.
+    room = noise.variance / (noise.gain * blur.scale) - blur.share if noise.grows else math.inf
+    film = _propose_film(imaging, findings, measured, optics, room)
     share = blur.share + film
     if noise.grows:
         beam = blur.scale / noise.gain
@@ -280,9 +282,17 @@ def _propose_beam(
 
 
 def _propose_film(
-    imaging: dict[str, Any], findings: list[Finding], measured: Measured, optics: Optics
+    imaging: dict[str, Any],
+    findings: list[Finding],
+    measured: Measured,
+    optics: Optics,
+    room: float,
 ) -> float:
-    """Add contamination; returns the share of the beam that its mean thickness scatters."""
+    """Add contamination; returns the share of the beam that it scatters on average.
+
+    room: the share that the measured noise leaves for it. Its variation over its mean comes from
+    the skewness of the slow variations, as long as the mean then leaves that much.
+    """
     slow, blur, distortion = measured.background, measured.blur, measured.distortion
     if slow is None or blur is None or distortion is None:
         return 0.0
@@ -293,8 +303,14 @@ def _propose_film(
     how = "power below the first spots"
     told = slow.skewness > 2 * slow.errors[3] and slow.skewness > 0.1
     variation = solve_variation(slow.skewness) if told else USUAL_VARIATION
+    source = "skewness of the slow variations" if told else "usual"
+    average, spread, _ = cut_moments(variation)
+    if 0 < room < scatters * deviation * average / spread:
+        variation = spread_variation(deviation * scatters / room)
+        source = "noise, which leaves no more for its mean"
+        average, spread, _ = cut_moments(variation)
     # Cut at zero, the thickness varies by less than before.
-    mean = deviation / cut_moments(variation)[0]
+    mean = deviation / spread
     shortest, longest = slow.shortest * pixel, slow.longest * pixel
     imaging["contamination"] = {
         "thickness": _normal(mean, mean * relative, 1, "A", 0, 1000),
@@ -306,12 +322,12 @@ def _propose_film(
     bound = ", at least" if slow.longest_bounded else ""
     findings += [
         Finding("contamination varies by", deviation, deviation * relative, "Å of C", how),
-        Finding("  its variation over mean", variation, None, "", "skewness" if told else "usual"),
+        Finding("  its variation over mean", variation, None, "", source),
         Finding("  exponent of its spectrum", slow.exponent, slow.errors[1], "", how),
         Finding("  shortest wavelength", shortest, None, "Å", f"{how}; lost beyond"),
         Finding("  longest wavelength", longest, slow.errors[2] * pixel, "Å", f"{how}{bound}"),
     ]
-    return scatters * mean
+    return scatters * mean * average
 
 
 def _list_unidentified(measured: Measured, known: KnownLattice | None) -> list[str]:

@@ -49,6 +49,8 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     transferred: the largest frequency that holds signal, cycles per pixel; beyond it and 0.25, up
     to 0.42 at most, lies noise. generator: for the bootstrap over patches.
     """
+    from scipy.ndimage import gaussian_filter
+
     values = np.asarray(image, dtype=np.float64)
     ny, nx = values.shape
     edge = min(max(0.25, transferred), 0.42)
@@ -64,7 +66,9 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     # Both are spread alike, so that what holds for each pixel still holds for them.
     spread = np.fft.rfft(np.fft.irfft((fx > edge).astype(float), nx) ** 2)
     smooth = np.fft.irfft(np.fft.rfft(values, axis=1) * spread.real / spread[0].real, nx, axis=1)
-    smooth, squares = (_low_pass(part, min(transferred, edge)) for part in (smooth, squares))
+    width = _find_width(min(transferred, edge))
+    smooth, squares = (gaussian_filter(part, width, mode="mirror") for part in (smooth, squares))
+    passes = _pass_noise(spread.real / spread[0].real, values.shape, width)
     rows, columns = max(2, ny // PATCH), max(2, nx // PATCH)
     patch = (np.arange(ny) * rows // ny)[:, None] * columns + np.arange(nx) * columns // nx
     bounds = np.quantile(smooth, np.linspace(0, 1, LEVELS + 1)[1:-1])
@@ -78,6 +82,9 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
         np.bincount(place, weights=w.ravel(), minlength=shape[0] * LEVELS).reshape(shape)
         for w in (inside, smooth * inside, squares * inside)
     )
+    # Noise that is left in the means spreads them, and flattens the line by as much.
+    total = float(smooth.var())
+    steeper = total / max(total - passes * float(squares.mean()), 0.1 * total)
     fits = []
     for k in range(101):
         chosen = np.arange(shape[0]) if k == 0 else generator.integers(shape[0], size=shape[0])
@@ -85,9 +92,10 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
         mean, square = means[chosen].sum(axis=0) / number, sums[chosen].sum(axis=0) / number
         if k == 0:
             levels = mean, square
-        gain, offset = _fit_line(mean, square, number)
+        gain = steeper * _fit_slope(mean, square, number)
         whole = float((square * number).sum() / number.sum())
-        zero = -offset / gain if abs(gain) > 1e-300 else math.nan
+        middle = float((mean * number).sum() / number.sum())
+        zero = middle - whole / gain if abs(gain) > 1e-300 else math.nan
         fits.append((whole, gain, zero))
     (variance, gain, zero), drawn = fits[0], np.array(fits[1:])
     error, gain_error = drawn[:, :2].std(axis=0)
@@ -104,12 +112,11 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     )
 
 
-def _fit_line(means: np.ndarray, variances: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Slope and value at zero of variance against mean; each variance known to var sqrt(2 / n)."""
+def _fit_slope(means: np.ndarray, variances: np.ndarray, counts: np.ndarray) -> float:
+    """Slope of variance against mean; each variance is known to itself times sqrt(2 / n)."""
     weights = np.sqrt(counts) / np.maximum(variances, 1e-300)
     centre = float(np.average(means, weights=weights))
-    slope, value = np.polyfit(means - centre, variances, 1, w=weights)
-    return float(slope), float(value - slope * centre)
+    return float(np.polyfit(means - centre, variances, 1, w=weights)[0])
 
 
 def _without_ramp(values: np.ndarray) -> np.ndarray:
@@ -119,9 +126,18 @@ def _without_ramp(values: np.ndarray) -> np.ndarray:
     return values - first[:, None] - np.outer(last - first, np.linspace(0, 1, values.shape[1]))
 
 
-def _low_pass(values: np.ndarray, highest: float) -> np.ndarray:
-    """The image with frequencies up to `highest` alone, mirrored at its edges."""
-    from scipy.ndimage import gaussian_filter
+def _find_width(highest: float) -> float:
+    """Standard deviation in pixels of a Gaussian whose transform is half at a frequency.
 
-    # A Gaussian, because a sharp cut rings beside bright columns; it is half at `highest`.
-    return gaussian_filter(values, math.sqrt(math.log(2) / 2) / (math.pi * highest), mode="mirror")
+    A sharp cut there would ring beside bright columns.
+    """
+    return math.sqrt(math.log(2) / 2) / (math.pi * highest)
+
+
+def _pass_noise(spread: np.ndarray, shape: tuple[int, ...], width: float) -> float:
+    """Share of white noise's variance that a Gaussian and a transfer along x (nx // 2 + 1) leave."""
+    ny, nx = shape
+    fx, fy = np.fft.rfftfreq(nx), np.fft.fftfreq(ny)
+    weights = np.where((fx > 0) & (fx < 0.5), 2.0, 1.0)
+    along_x, along_y = (np.exp(-((2 * math.pi * width * f) ** 2)) for f in (fx, fy))
+    return float((weights * along_x * spread**2).sum() / weights.sum() * along_y.mean())

@@ -102,7 +102,7 @@ def _read_part(
 
     ny, nx = database.field(database.image_path).shape[-2:]
     area = ny * nx * read("pixel_size", "metadata") ** 2
-    pass
+    area *= 1 + read("scan_contraction", "metadata")
     strain = (1 + read("strain_xx")) * (1 + read("strain_yy")) - read("strain_xy") ** 2
     lean = np.cos(read("tilt_x")) * np.cos(read("tilt_y"))
     cell = read("a") * read("b") * np.sin(read("gamma")) * strain * lean

@@ -30,7 +30,7 @@ from phantoms import (
 from hpctem.detection.contamination import CARBON_DENSITY, FilmSettings
 from hpctem.detection.scan import scan_positions
 from hpctem.errors import ConfigError
-from hpctem.micrographs.background import cut_moments, solve_variation
+from hpctem.micrographs.background import cut_moments, solve_variation, spread_variation
 from hpctem.micrographs.describe import format_proposal
 from hpctem.micrographs.fit import Proposal, propose_imaging, write_fragment
 from hpctem.micrographs.known import parse_lattice
@@ -247,7 +247,9 @@ def test_cut_normals_have_the_skewness_that_gives_their_width() -> None:
         cut = np.maximum(1 + variation * draws, 0)
         skewness = float(np.mean((cut - cut.mean()) ** 3) / cut.std() ** 3)
         assert solve_variation(skewness) == pytest.approx(variation, rel=0.03)
-        assert cut_moments(variation)[0] == pytest.approx(cut.std(), rel=0.01)
+        assert cut_moments(variation)[:2] == pytest.approx((cut.mean(), cut.std()), rel=0.01)
+        ratio = cut.std() / cut.mean()
+        assert spread_variation(ratio) == pytest.approx(variation, rel=0.02)
 
 
 def experimental(name: str) -> Path:
