@@ -25,7 +25,6 @@ from hpctem.database.schema import Layout
 from hpctem.database.segment import StructureRows, empty_block, place_rows
 from hpctem.detection.scan import ScanPath
 from hpctem.errors import SampleError
-from hpctem.optics.probe import Probe
 from hpctem.optics.scan_grid import ScanGrid
 from hpctem.optics.stem import TILE, Signals
 from hpctem.stem.campaign import (

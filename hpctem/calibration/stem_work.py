@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hpctem.calibration.transforms import Shape, add_transforms
-from hpctem.config import StemConfig
 from hpctem.database.schema import Layout
-from hpctem.optics.annuli import weigh_annuli
+from hpctem.optics.annuli import Annulus, weigh_annuli
 from hpctem.optics.atomic_layers import plan_layers
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid, antialias_aperture
@@ -36,9 +35,20 @@ from hpctem.structures.scenes import Structure
 
 # Settings of the probe, and images of each, that are looked at to know the others.
 MOST_FOCI, MOST_PATHS = 8, 4
-# What a call costs beside its atoms or pixels, in these.
-STRUCTURE_ATOMS, COLUMN_ATOMS, PLACED_ATOMS = 0.0, 0.0, 0.0
-FILM_PIXELS, SCAN_PIXELS, COUNTED_PIXELS, ROW_PIXELS = 0.0, 0.0, 0.0, 0.0
+# What a call costs beside its atoms, lines of the scan or pixels, in these.
+STRUCTURE_ATOMS, COLUMN_ATOMS, PLACED_ATOMS, DRAWN_LINES = 4000, 300, 4000, 2500
+FILM_PIXELS, SCAN_PIXELS, COUNTED_PIXELS, ROW_PIXELS = 90_000, 50_000, 6000, 28_000
+# What a point of the scan takes that is gathered alone, over one of a line that keeps to a row.
+ALONE = 4.0
+# Label maps: what a pixel takes, and in each frame, and a map beside its pixels; in nanoseconds of
+# one core, which a calibration's rate makes those of its machine.
+MAPS = {
+    "atoms": (5.3, 0.0, 2e4),
+    "distance": (17.0, 0.0, 4e5),
+    "disk": (1.6, 0.0, 4e5),
+    "gaussian": (5.1, 0.0, 4e5),
+    "image": (9.0, 2.2, 12e6),
+}
 # Probes from the aperture's edge that pass each tile beside those of the scan.
 EDGE_WAVES = 4
 
@@ -54,11 +64,10 @@ class StemWork:
     foci, images, frames       settings of the probe, images of all of them, frames of each image
     segments                   of all detectors together
     image                      (rows, columns) of an image
-    maps                       label maps that are drawn, by their method
-    kinds                      of point defects
-    contamination, counted, blurred, points
-                               whether there is carbon, a beam, an MTF; whether the lines of the
-                               scan cross the rows of the picture, so that points stand alone
+    maps                       label maps that are drawn, by their names in MAPS
+    film                       frames in which the carbon is looked at; 0 without any
+    counted, blurred, turned   whether there is a beam, an MTF; whether the lines of the scan cross
+                               the rows of the picture, so that points are gathered alone
     configurations             of frozen phonons; 0 where no probes are passed
     scan                       points of the scans of all probes and detectors
     pictures, potentials       shape -> number of transforms of incoherent pictures, and for the
@@ -75,11 +84,10 @@ class StemWork:
     segments: int
     image: Shape
     maps: tuple[str, ...]
-    kinds: int
-    contamination: bool
+    film: float
     counted: bool
     blurred: bool
-    points: bool
+    turned: bool
     configurations: int
     scan: float
     pictures: Counts
@@ -107,7 +115,7 @@ class StemWork:
         return {
             "method": (self.method, "the simulation's method is another"),
             "maps": (self.maps, "other label maps are drawn"),
-            "points": (self.points, "the scan is rotated or is not"),
+            "turned": (self.turned, "the scan is rotated or is not"),
             "counted": (self.counted, "electrons are counted or are not"),
             "blurred": (self.blurred, "the detector has an MTF or has none"),
         }
@@ -126,15 +134,16 @@ class StemWork:
     def units(self) -> dict[str, float]:
         """See `Work.units`."""
         pixels, images = math.prod(self.image), self.images
+        gathered = self.frames * pixels * (ALONE if self.turned else 1.0)
         units = {
             "structure": self.atoms + STRUCTURE_ATOMS,
             "columns": self.atoms + COLUMN_ATOMS,
-            "conditions": float(images),
+            "conditions": float(images * (self.frames * self.image[0] + DRAWN_LINES)),
             "lens": float(self.foci),
-            "film": images * (pixels + FILM_PIXELS) * self.contamination,
-            "scan": images * self.segments * (self.frames * pixels + SCAN_PIXELS),
+            "film": images * (self.film * pixels + FILM_PIXELS) if self.film else 0.0,
+            "scan": images * self.segments * (gathered + SCAN_PIXELS),
             "detection": images * self.segments * (pixels + COUNTED_PIXELS),
-            "labels": images * self._map_pixels(),
+            "labels": images * sum(map(self._time_map, self.maps)),
             "places": images * (self.atoms + PLACED_ATOMS),
             "rows": images * (pixels + ROW_PIXELS),
             "digests": float(self.stored_bytes),
@@ -147,9 +156,10 @@ class StemWork:
             "pictures": self.scan,
         }
 
-    def _map_pixels(self) -> float:
-        """Pixels of the label maps of an image, each weighed with what it takes."""
-        return 1.0 * math.prod(self.image)
+    def _time_map(self, name: str) -> float:
+        """What one label map of an image takes, as MAPS has it."""
+        pixel, in_frame, beside = MAPS[name]
+        return math.prod(self.image) * (pixel + in_frame * self.frames) + beside
 
 
 def describe_structure(
@@ -161,7 +171,8 @@ def describe_structure(
     phonons = config.simulation.phonons
     multislice = config.simulation.method == "multislice"
     maps = [name for name in ("atoms", "distance") if getattr(wanted, name)]
-    maps += [f"defects by {wanted.defects.method}"] if experiment.kinds else []
+    maps += [wanted.defects.method] if experiment.kinds else []
+    draw = DrawConditions(config, experiment.streams, index)
     work = StemWork(
         atoms=float(len(structure.positions)),
         method=config.simulation.method,
@@ -171,11 +182,10 @@ def describe_structure(
         segments=sum(d.segments for d in imaging.detectors.values()) or 1,
         image=experiment.shape,
         maps=tuple(maps),
-        kinds=len(experiment.kinds),
-        contamination=imaging.contamination is not None,
+        film=_count_film_frames(experiment, draw),
         counted=imaging.beam is not None,
         blurred=imaging.detector.mtf is not None,
-        points=imaging.scan.rotation.support != (0.0, 0.0),
+        turned=imaging.scan.rotation.support != (0.0, 0.0),
         configurations=(phonons.configurations if phonons else 1) if multislice else 0,
         scan=0.0,
         pictures=(),
@@ -184,11 +194,20 @@ def describe_structure(
         probe_lines=(),
         stored_bytes=layout.structure_bytes,
     )
-    draw = DrawConditions(config, experiment.streams, index)
     shown = min(imaging.foci, MOST_FOCI)
     count = _count_passes if multislice else _count_pictures
     counted = [count(experiment, structure, draw, focus, work) for focus in range(shown)]
     return _add_works(counted, imaging.foci / shown)
+
+
+def _count_film_frames(experiment: Experiment, draw: DrawConditions) -> float:
+    """Frames in which the carbon of an image is looked at, as `scan_film` decides; 0 for none."""
+    if experiment.config.imaging.contamination is None:
+        return 0.0
+    values = draw.image(0)
+    path = lead_beam(experiment, draw, 0, values)
+    spread = math.sqrt(float(path.lines.var(axis=0).sum(axis=-1).mean()))
+    return float(path.frames) if spread >= values["contamination_shortest"] / 12 else 1.0
 
 
 def _count_pictures(
@@ -229,7 +248,7 @@ def _count_passes(
     passes = work.configurations * grid.points * nodes + tiles * EDGE_WAVES
     window = multislice.window
     lines: dict[Shape, float] = {}
-    kept, last = _count_rows(config, probe, multislice, grid.pixel, experiment)
+    kept, last = _count_rows(experiment, probe, multislice, grid.pixel)
     along_y = (1 + 2 * (slices - 1)) * count_panels(window[1])
     add_transforms(lines, (window[0],), passes * along_y)
     add_transforms(lines, (window[1],), passes * (2 * (slices - 1) * kept + last) / LANES)
@@ -248,36 +267,31 @@ def count_tiles(grid: ScanGrid) -> int:
 
 
 def _count_rows(
-    config: StemConfig,
-    probe: Probe,
-    multislice: StemMultislice,
-    pixel: tuple[float, float],
-    experiment: Experiment,
+    experiment: Experiment, probe: Probe, multislice: StemMultislice, pixel: tuple[float, float]
 ) -> tuple[int, int]:
     """Rows that a CPU keeps of a window between slices, and behind the last one."""
-    kept, last = _keep_rows(
-        multislice.window, pixel, multislice.taper, wavelength(probe.energy), experiment.annuli
-    )
-    return kept, multislice.window[0] + -multislice.window[0] % LANES if (
-        config.storage.diffraction
-    ) else last
+    window, lam = multislice.window, wavelength(probe.energy)
+    kept, last = _keep_rows(window, pixel, multislice.taper, lam, experiment.annuli)
+    if experiment.config.storage.diffraction:  # every frequency is kept
+        last = LANES * -(-window[0] // LANES)
+    return kept, last
 
 
 @lru_cache(maxsize=16)
 def _keep_rows(
-    window: tuple[int, int], pixel: tuple[float, float], taper: float, lam: float, annuli: Any
+    window: tuple[int, int],
+    pixel: tuple[float, float],
+    taper: float,
+    lam: float,
+    annuli: tuple[Annulus, ...],
 ) -> tuple[int, int]:
     """Rows that `PanelPassage` keeps: inside the aperture, and inside the detectors."""
     grid = Grid(window, (window[0] * pixel[0], window[1] * pixel[1]))
     row = np.minimum(np.arange(window[0]), window[0] - np.arange(window[0]))
     half = antialias_aperture(grid, taper)
     weights = weigh_annuli(grid, lam, annuli)
-    return keep_rows(half.any(axis=1)[row]).place.size, keep_rows(
-        weights.any(axis=(0, 2))
-    ).place.size
-
-
-COUNTED = ("pictures", "potentials", "probes", "probe_lines")
+    inside = half.any(axis=1)[row], weights.any(axis=(0, 2))
+    return keep_rows(inside[0]).place.size, keep_rows(inside[1]).place.size
 
 
 def _add_works(works: Sequence[StemWork], times: float) -> StemWork:
@@ -285,7 +299,10 @@ def _add_works(works: Sequence[StemWork], times: float) -> StemWork:
     return replace(
         works[0],
         scan=times * sum(work.scan for work in works),
-        **{name: _add_counts((getattr(w, name) for w in works), times) for name in COUNTED},
+        pictures=_add_counts((work.pictures for work in works), times),
+        potentials=_add_counts((work.potentials for work in works), times),
+        probes=_add_counts((work.probes for work in works), times),
+        probe_lines=_add_counts((work.probe_lines for work in works), times),
     )
 
 
@@ -300,7 +317,9 @@ def _add_counts(counts: Iterable[Counts], times: float) -> Counts:
 def average_work(works: Sequence[StemWork]) -> StemWork:
     """The mean of several structures of one campaign."""
     return replace(
-        _add_works(works, 1 / len(works)), atoms=float(np.mean([work.atoms for work in works]))
+        _add_works(works, 1 / len(works)),
+        atoms=float(np.mean([work.atoms for work in works])),
+        film=float(np.mean([work.film for work in works])),
     )
 
 
@@ -310,7 +329,6 @@ def rebuild_work(described: Mapping[str, Any]) -> StemWork:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in described.items()
     }
-    values |= {
-        name: tuple((tuple(shape), number) for shape, number in values[name]) for name in COUNTED
-    }
+    for name in ("pictures", "potentials", "probes", "probe_lines"):
+        values[name] = tuple((tuple(shape), number) for shape, number in values[name])
     return StemWork(**values)

@@ -44,7 +44,8 @@ def query(
 
     The condition is SQL over the columns of the images and of their structures, in angstrom, eV,
     rad and electrons per square angstrom; a number with another unit stands in single quotes.
-    `particles.radius > '2 nm'` means that such a particle of the image exists. Nothing but
+    `particles.radius > '2 nm'` means that such a particle of the image exists; the tables `defects`
+    and `columns` hold the point defects and atom columns that the image itself shows. Nothing but
     comparing and computing is allowed. On a terminal the first 20 are shown unless --limit says
     more; JSON and CSV hold all columns unless --columns names some.
 
@@ -55,6 +56,7 @@ def query(
       hpctem query gold.hdf5 --order "mean_radius DESC" --columns row,mean_radius --limit 5
       hpctem query gold.hdf5 --where "dose < 300" --hist defocus
       hpctem query gold.hdf5 --csv > gold.csv
+      hpctem query wse2.hdf5 --where "n_Se_vacancy > 3 AND material = '1H-WSe2'"
     """
     from hpctem.cli.listing import (
         usual_columns,

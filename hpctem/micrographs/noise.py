@@ -68,55 +68,58 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     smooth = np.fft.irfft(np.fft.rfft(values, axis=1) * spread.real / spread[0].real, nx, axis=1)
     width = _find_width(min(transferred, edge))
     smooth, squares = (gaussian_filter(part, width, mode="mirror") for part in (smooth, squares))
-    passes = _pass_noise(spread.real / spread[0].real, values.shape, width)
-    rows, columns = max(2, ny // PATCH), max(2, nx // PATCH)
-    patch = (np.arange(ny) * rows // ny)[:, None] * columns + np.arange(nx) * columns // nx
-    bounds = np.quantile(smooth, np.linspace(0, 1, LEVELS + 1)[1:-1])
-    level = np.searchsorted(bounds, smooth.ravel())
-    place = patch.ravel() * LEVELS + level
-    shape = (rows * columns, LEVELS)
     # At a row's ends the filter meets the other end.
-    inside = np.zeros(values.shape, dtype=bool)
-    inside[:, EDGE:-EDGE] = True
-    counts, means, sums = (
-        np.bincount(place, weights=w.ravel(), minlength=shape[0] * LEVELS).reshape(shape)
-        for w in (inside, smooth * inside, squares * inside)
-    )
-    # Noise that is left in the means spreads them, and flattens the line by as much.
-    total = float(smooth.var())
-    steeper = total / max(total - passes * float(squares.mean()), 0.1 * total)
-    fits = []
-    for k in range(101):
-        chosen = np.arange(shape[0]) if k == 0 else generator.integers(shape[0], size=shape[0])
-        number = np.maximum(counts[chosen].sum(axis=0), 1)
-        mean, square = means[chosen].sum(axis=0) / number, sums[chosen].sum(axis=0) / number
-        if k == 0:
-            levels = mean, square
-        gain = steeper * _fit_slope(mean, square, number)
-        whole = float((square * number).sum() / number.sum())
-        middle = float((mean * number).sum() / number.sum())
-        zero = middle - whole / gain if abs(gain) > 1e-300 else math.nan
-        fits.append((whole, gain, zero))
+    sums = _add_up(smooth[:, EDGE:-EDGE], squares[:, EDGE:-EDGE])
+    fits = [_fit_growth(sums.sum(axis=0))]
+    for _ in range(100):
+        chosen = generator.integers(len(sums), size=len(sums))
+        fits.append(_fit_growth(sums[chosen].sum(axis=0)))
+    counts, means, variances = sums.sum(axis=0)
     (variance, gain, zero), drawn = fits[0], np.array(fits[1:])
-    error, gain_error = drawn[:, :2].std(axis=0)
+    error, gain_error = (float(x) for x in drawn[:, :2].std(axis=0))
     low, high = np.percentile(drawn[:, 2], (16, 84))
     return Noise(
         variance,
-        float(error),
+        error,
         whiteness,
         gain,
-        float(gain_error),
+        gain_error,
         zero,
         float(high - low) / 2,
-        *levels,
+        means / counts,
+        variances / counts,
     )
 
 
-def _fit_slope(means: np.ndarray, variances: np.ndarray, counts: np.ndarray) -> float:
-    """Slope of variance against mean; each variance is known to itself times sqrt(2 / n)."""
+def _add_up(smooth: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Number, mean and variance summed over each patch and level: (patches, 3, LEVELS)."""
+    ny, nx = smooth.shape
+    rows, columns = max(2, ny // PATCH), max(2, nx // PATCH)
+    patch = (np.arange(ny) * rows // ny)[:, None] * columns + np.arange(nx) * columns // nx
+    bounds = np.quantile(smooth, np.linspace(0, 1, LEVELS + 1)[1:-1])
+    place = patch.ravel() * LEVELS + np.searchsorted(bounds, smooth.ravel())
+    sums = [
+        np.bincount(place, weights=part, minlength=rows * columns * LEVELS)
+        for part in (None, smooth.ravel(), squares.ravel())
+    ]
+    return np.stack([part.reshape(-1, LEVELS) for part in sums], axis=1)
+
+
+def _fit_growth(sums: np.ndarray) -> tuple[float, float, float]:
+    """Mean variance, its growth with the mean, and the mean at which it would vanish.
+
+    Sums as of `_add_up`, (3, LEVELS). Each variance is known to itself times sqrt(2 / n). Noise
+    that is left in the means flattens the line; that of counting is skew, which steepens it by as
+    much.
+    """
+    counts = np.maximum(sums[0], 1)
+    means, variances = sums[1] / counts, sums[2] / counts
     weights = np.sqrt(counts) / np.maximum(variances, 1e-300)
+    weights[sums[0] == 0] = 0.0
     centre = float(np.average(means, weights=weights))
-    return float(np.polyfit(means - centre, variances, 1, w=weights)[0])
+    gain, level = (float(x) for x in np.polyfit(means - centre, variances, 1, w=weights))
+    whole = float((variances * counts).sum() / counts.sum())
+    return whole, gain, centre - level / gain if abs(gain) > 1e-300 else math.nan
 
 
 def _without_ramp(values: np.ndarray) -> np.ndarray:
@@ -132,12 +135,3 @@ def _find_width(highest: float) -> float:
     A sharp cut there would ring beside bright columns.
     """
     return math.sqrt(math.log(2) / 2) / (math.pi * highest)
-
-
-def _pass_noise(spread: np.ndarray, shape: tuple[int, ...], width: float) -> float:
-    """Share of white noise's variance that a Gaussian and a transfer along x (nx // 2 + 1) leave."""
-    ny, nx = shape
-    fx, fy = np.fft.rfftfreq(nx), np.fft.fftfreq(ny)
-    weights = np.where((fx > 0) & (fx < 0.5), 2.0, 1.0)
-    along_x, along_y = (np.exp(-((2 * math.pi * width * f) ** 2)) for f in (fx, fy))
-    return float((weights * along_x * spread**2).sum() / weights.sum() * along_y.mean())

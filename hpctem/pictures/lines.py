@@ -17,7 +17,11 @@ SILENT = (
     *("defects_listed", "columns_listed", "material_id"),
 )
 # Columns that mean nothing where another one is zero.
-IDLE = {"scan_flagging_lines": "scan_flagging", "flyback_time": "flyback_amplitude"}
+IDLE = {
+    "scan_flagging_lines": "scan_flagging",
+    "flyback_time": "flyback_amplitude",
+    "defocus": "semiangle_cutoff",
+}
 
 
 def write_lines(values: Mapping[str, Any], units: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ A = 3.16  # A, of MoS2
 class Truth:
     """What a phantom is made of; lengths in A, electrons a pixel."""
 
-    shape: tuple[int, int] = (512, 512)
+    shape: tuple[int, int] = (480, 480)
     pixel: float = 0.134
     shear: float = -0.03
     contraction: float = 0.02
@@ -56,7 +56,9 @@ def make_phantom(truth: Truth, seed: int) -> tuple[Micrograph, ScanPath, np.ndar
     )
     middle = tuple(truth.pixel * (n / 2 + 60) for n in truth.shape[::-1])
     path = draw_path(truth.shape, truth.pixel, middle, settings, *generators[:3])
-    share = see_crystal(scan_positions(path, 0), truth, generators[3])
+    share = see_crystal(path.lines[0], path.columns, truth)
+    if truth.vacancies > 0:
+        share += remove_columns(scan_positions(path, 0), truth, generators[3])
     if truth.film is not None:
         extent = tuple(truth.pixel * (n + 240) for n in truth.shape)
         thickness = scan_film(draw_film(extent, truth.film, generators[4]), path)
@@ -67,28 +69,35 @@ def make_phantom(truth: Truth, seed: int) -> tuple[Micrograph, ScanPath, np.ndar
     return Micrograph(image, (0.127, 0.127), ENERGY, "phantom", {"dwell time": 20.0}), path, share
 
 
-def see_crystal(positions: np.ndarray, truth: Truth, generator: np.random.Generator) -> np.ndarray:
-    """Share of the beam that a sheet of MoS2 scatters at each position (ny, nx, 2), A."""
-    cos, sin = math.cos(truth.turn), math.sin(truth.turn)
-    turn = np.array([[cos, sin], [-sin, cos]])
-    cell = A * np.array([[1.0, 0.0], [-0.5, math.sqrt(0.75)]]) @ turn
-    area = A**2 * math.sqrt(0.75)
+def see_crystal(lines: np.ndarray, columns: np.ndarray, truth: Truth) -> np.ndarray:
+    """Share of the beam that a sheet of MoS2 scatters at lines (ny, 2) + columns (nx, 2), A."""
+    cell, sites = crystal(truth)
+    area = abs(float(np.linalg.det(cell)))
     reciprocal = np.linalg.inv(cell).T
-    metal, sulphur = (annular_cross_section(z, ENERGY, *COLLECTION) for z in (42, 16))
-    sites = ((np.array([1, 2]) / 3 @ cell, metal), (np.array([2, 1]) / 3 @ cell, 2 * sulphur))
-    share = np.full(positions.shape[:2], (metal + 2 * sulphur) / area)
+    share = np.full((len(lines), len(columns)), sum(weight for _, weight in sites) / area)
     for h in range(-6, 7):
         for k in range(-6, 7):
             g = h * reciprocal[0] + k * reciprocal[1]
             transfer = see_frequency(float(np.hypot(*g)), truth.source_size)
-            if (h, k) <= (0, 0) or transfer < 1e-6:
+            if (h, k) <= (0, 0) or transfer < 1e-4:
                 continue
-            factor = sum(s * np.exp(-2j * np.pi * (g @ r)) for r, s in sites) * transfer / area
-            phase = 2 * np.pi * (positions @ g)
-            share += 2 * (factor.real * np.cos(phase) - factor.imag * np.sin(phase))
-    if truth.vacancies > 0:
-        share += _remove_columns(positions, cell, sites[1], truth, generator)
+            factor = sum(w * np.exp(-2j * np.pi * (g @ r)) for r, w in sites) * transfer / area
+            along_y = 2 * factor * np.exp(2j * np.pi * (lines @ g))
+            along_x = np.exp(2j * np.pi * (columns @ g))
+            share += np.outer(along_y.real, along_x.real) - np.outer(along_y.imag, along_x.imag)
     return share
+
+
+def crystal(truth: Truth) -> tuple[np.ndarray, tuple[tuple[np.ndarray, float], ...]]:
+    """Cell of MoS2 (rows, A), turned, and its columns: place and cross section in A^2."""
+    cos, sin = math.cos(truth.turn), math.sin(truth.turn)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    cell = A * np.array([[1.0, 0.0], [-0.5, math.sqrt(0.75)]]) @ turn
+    metal, sulphur = (annular_cross_section(z, ENERGY, *COLLECTION) for z in (42, 16))
+    return cell, (
+        (np.array([1, 2]) / 3 @ cell, metal),
+        (np.array([2, 1]) / 3 @ cell, 2 * sulphur),
+    )
 
 
 def see_frequency(g: float, source_size: float) -> float:
@@ -100,16 +109,12 @@ def see_frequency(g: float, source_size: float) -> float:
     return probe * math.exp(-((math.pi * source_size * g) ** 2) / (4 * math.log(2)))
 
 
-def _remove_columns(
-    positions: np.ndarray,
-    cell: np.ndarray,
-    site: tuple[np.ndarray, float],
-    truth: Truth,
-    generator: np.random.Generator,
+def remove_columns(
+    positions: np.ndarray, truth: Truth, generator: np.random.Generator
 ) -> np.ndarray:
-    """What vacancies on a class of columns take away: a Gaussian of the probe's width each."""
-    place, weight = site
-    width = math.sqrt((0.45) ** 2 + (truth.source_size / 2.3548) ** 2)
+    """What vacancies of sulphur columns take away: a Gaussian of the probe's width each."""
+    cell, (_, (place, weight)) = crystal(truth)
+    width = math.sqrt(0.45**2 + (truth.source_size / 2.3548) ** 2)
     taken = np.zeros(positions.shape[:2])
     corners = positions.reshape(-1, 2)
     low, high = corners.min(axis=0), corners.max(axis=0)

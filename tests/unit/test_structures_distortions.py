@@ -113,13 +113,13 @@ def test_atoms_lie_along_the_local_normal() -> None:
 def test_a_rippled_field_has_no_missing_sites() -> None:
     """The sites of a small rippled, tilted field are those of a large one over the same place."""
     settings = {
-        "ripples": {"amplitude": "3 A", "wavelength": "40 A"},
-        "tilt": {"x": "12 deg", "y": "-9 deg"},
+        "ripples": {"amplitude": "6 A", "wavelength": "70 A"},
+        "tilt": {"x": "25 deg", "y": "-18 deg"},
         "rotation": "0.7 rad",
     }
     made = sample(recipe(WSE2, **settings), (31.0, 27.0), 3)
     streams = Streams(5)
-    field = draw_height_field(streams("structure/ripples", 3), 3.0, 40.0)
+    field = draw_height_field(streams("structure/ripples", 3), 6.0, 70.0)
     perfect = sample(recipe(WSE2, rotation="0.7 rad"), (31.0, 27.0), 3).positions
     # From the perfect sites in the field the lattice beyond it.
     first, second = (
@@ -131,7 +131,7 @@ def test_a_rippled_field_has_no_missing_sites() -> None:
     sites = sites[np.unique(sites.round(5), axis=0, return_index=True)[1]]
     sites[:, 2] -= np.mean([perfect[:, 2].min(), perfect[:, 2].max()])
     middle = np.array([15.5, 13.5, 0.0])
-    lean = Rotation.from_rotvec([np.deg2rad(9), np.deg2rad(12), 0]).as_matrix()
+    lean = Rotation.from_rotvec([np.deg2rad(18), np.deg2rad(25), 0]).as_matrix()
     placed = middle + (ripple(sites, field) - middle) @ lean.T
     inside = np.all((placed[:, :2] >= 0) & (placed[:, :2] < [31.0, 27.0]), axis=1)
     placed = placed[inside]

@@ -235,23 +235,32 @@ def test_adatoms_settle_where_they_are_told(
     np.testing.assert_allclose(found, distance, atol=1e-4)
 
 
-def test_adatoms_lie_as_densely_at_the_border_as_within() -> None:
-    """One upon every cell, tilted and at random places: their density is the lattice's."""
+@pytest.mark.parametrize("material, area, tilt", ((WSE2, 9.3284, 0.0), (GRAPHENE, 5.2452, 0.7)))
+def test_adatoms_lie_as_densely_at_the_border_as_within(
+    material: dict[str, Any], area: float, tilt: float
+) -> None:
+    """One upon every cell, at random places, 10 A high: their density is the lattice's."""
     defects = [
-        {"kind": "adatom", "site": "random", "element": element, "rate": 0.5, "height": "9 A"}
+        {"kind": "adatom", "site": "random", "element": element, "rate": 0.5, "height": "10 A"}
         for element in ("Au", "Pt")
     ]
-    config = recipe(GRAPHENE, defects=defects, tilt={"x": "15 deg", "y": "-10 deg"})
-    border, inner = 0, 0
-    for index in range(8):
+    config = recipe(material, defects=defects, tilt={"x": f"{tilt} rad", "y": "0 deg"})
+    strips = np.zeros(5)
+    for index in range(12):
         one = sample(config, (50.0, 50.0), index)
         x, y = one.positions[one.tags == 0, :2].T
-        at_border = np.minimum(np.minimum(x, y), np.minimum(50 - x, 50 - y)) < 2.0
-        border, inner = border + at_border.sum(), inner + (~at_border).sum()
-    density = 1 / (2.461**2 * np.sqrt(3) / 2 * np.cos(np.deg2rad(np.hypot(15, 10))))
-    wanted = 8 * density * (50.0**2 - 46.0**2)
-    assert border == pytest.approx(wanted, abs=4 * np.sqrt(wanted))
-    assert inner == pytest.approx(8 * density * 46.0**2, rel=0.02)
+        strips += [(x < 2).sum(), (x > 48).sum(), (y < 2).sum(), (y > 48).sum(), len(x) / 25]
+    wanted = 12 * 100.0 / (area * np.cos(tilt))
+    np.testing.assert_allclose(strips, wanted, atol=4 * np.sqrt(wanted))
+    assert strips[4] == pytest.approx(wanted, rel=0.02)
+
+
+def test_only_columns_with_enough_atoms_bear_a_defect() -> None:
+    columns = np.array([0, 1, 1, 2, 3, 3, 3])
+    match = np.array([1, 1, 1, 1, 1, 0, 1], dtype=bool)
+    planted = plant_defects(columns, 4, [match], [2], [1.0], np.random.default_rng(1))
+    np.testing.assert_array_equal(planted.sites, [1, 2, 4, 6])
+    np.testing.assert_array_equal(planted.defects, [0, 0, 1, 1])
 
 
 def test_hollows_of_an_oblique_net_are_its_circumcentres() -> None:

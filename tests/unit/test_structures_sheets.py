@@ -26,7 +26,9 @@ from sheet_recipes import (
 from hpctem.errors import ConfigError, SampleError
 from hpctem.sampling import Streams
 from hpctem.structures.columns import tabulate
+from hpctem.structures.filling import prepare_unit
 from hpctem.structures.scenes import MARGIN, digest
+from hpctem.structures.sheet_crystals import load_crystal
 from hpctem.structures.sheets import (
     check_sheet,
     count_atoms,
@@ -253,6 +255,28 @@ def test_counts_are_not_far_above_what_is_sampled() -> None:
     columns = len(made.positions) * 2 / 3
     assert columns < count_columns(config, field) < 1.1 * columns
     assert len(made.defects) < count_defects(config, field) < 1.4 * len(made.defects)
+
+
+def test_counts_hold_the_layer_of_an_island() -> None:
+    """Two layers and an island over all of the field are three layers."""
+    islands = {"count": 1, "radius": "300 A", "shape": "hexagon"}
+    config = recipe(GRAPHENE, layers={"count": 2}, islands=islands)
+    made = [len(sample(config, (60.0, 50.0), index).positions) for index in range(4)]
+    assert max(made) == pytest.approx(3 * 2 * 60.0 * 50.0 / 5.2452, rel=0.01)
+    assert max(made) <= count_atoms(config, (60.0, 50.0)) < 1.3 * max(made)
+
+
+def test_a_column_holds_sites_of_one_class_at_one_place() -> None:
+    """Of SrTiO3 along [001]: Sr, Ti, the O above Ti, two more O. A cell's border divides none."""
+    unit = load_crystal(recipe(STO, thickness="9 A").material, (0, 0, 1)).unit
+    assert unit.n_columns == 5
+    vectors = np.array([[3.0, 0.0, 0.0], [-1.5, 2.6, 0.0]])
+    basis = np.array([[0.01, 0.01, 0.0], [2.99, -0.01, 3.0], [-1.48, 2.6, 6.0], [1.5, 0.0, 1.0]])
+    split = prepare_unit(vectors, basis, np.full(4, 6, np.uint8), np.zeros(4, np.uint8))
+    np.testing.assert_array_equal(split.columns, [0, 0, 0, 1])
+    assert np.ptp(split.basis[:3, :2], axis=0).max() < 0.05
+    apart = (split.basis - basis)[:, :2] @ np.linalg.inv(vectors[:, :2])
+    np.testing.assert_allclose(apart, np.rint(apart), atol=1e-12)
 
 
 BAD: dict[str, tuple[dict[str, Any], tuple[float, float], str]] = {
