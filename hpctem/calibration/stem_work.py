@@ -38,6 +38,8 @@ MOST_FOCI, MOST_PATHS = 8, 4
 # What a call costs beside its atoms, lines of the scan or pixels, in these.
 STRUCTURE_ATOMS, COLUMN_ATOMS, PLACED_ATOMS, DRAWN_LINES = 4000, 300, 4000, 2500
 FILM_PIXELS, SCAN_PIXELS, COUNTED_PIXELS, ROW_PIXELS = 90_000, 50_000, 6000, 28_000
+# What the digest of a row takes beside its bytes, in these: columns and defects have many rows.
+ROW_BYTES = 2000
 # What a point of the scan takes that is gathered alone, over one of a line that keeps to a row.
 ALONE = 4.0
 # Label maps: what a pixel takes, and in each frame, and a map beside its pixels; in nanoseconds of
@@ -73,6 +75,7 @@ class StemWork:
     pictures, potentials       shape -> number of transforms of incoherent pictures, and for the
                                potential of multislice
     probes, probe_lines        the same of probes on a GPU, and line by line on a CPU
+    rows                       of a structure in all tables
     stored_bytes               bytes of a structure in the file
     """
 
@@ -94,6 +97,7 @@ class StemWork:
     potentials: Counts
     probes: Counts
     probe_lines: Counts
+    rows: int
     stored_bytes: int
 
     technique: ClassVar[str] = "stem"
@@ -146,7 +150,7 @@ class StemWork:
             "labels": images * sum(map(self._time_map, self.maps)),
             "places": images * (self.atoms + PLACED_ATOMS),
             "rows": images * (pixels + ROW_PIXELS),
-            "digests": float(self.stored_bytes),
+            "digests": float(self.stored_bytes + ROW_BYTES * self.rows),
             "writing": float(self.stored_bytes),
         }
         if self.method != "multislice":
@@ -192,6 +196,7 @@ def describe_structure(
         potentials=(),
         probes=(),
         probe_lines=(),
+        rows=sum(layout.rows_per_structure[table] for table in layout.tables),
         stored_bytes=layout.structure_bytes,
     )
     shown = min(imaging.foci, MOST_FOCI)

@@ -25,9 +25,10 @@ from hpctem.collection.columns import (
     read_values,
     tell_apart,
 )
+from hpctem.collection.image import Image
 from hpctem.collection.joined import JoinedRows
 from hpctem.collection.objects import list_objects, read_objects
-from hpctem.collection.stacks import DETECTORS, LABELS, Maps, find_stack, join_names
+from hpctem.collection.stacks import DETECTORS, find_first_label, find_stack, join_names
 from hpctem.database.reader import Database, open_database
 from hpctem.database.rows import StoredRows
 from hpctem.errors import ConfigError, DatabaseError
@@ -163,7 +164,7 @@ class Collection:
 
         Of particles uint8, 0 background, k particle k; of crystals their atom columns, k class k.
         """
-        return self._lazy(_first_label)
+        return self._lazy(find_first_label)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -297,76 +298,6 @@ class Collection:
             return parts[0]
         places = np.arange(len(self)) if self.places is None else self.places
         return JoinedRows(tuple(parts), places)
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """One image of a collection: pixels, labels, columns and objects, read when asked for.
-
-    image["dose"] is the value of a column, image.labels["atoms"] a label map by its name.
-    """
-
-    collection: Collection
-    place: int
-
-    @property
-    def database(self) -> Database:
-        """The database that holds it."""
-        return self.collection.databases[self.collection.sources[self.place]]
-
-    @property
-    def row(self) -> int:
-        """Its row in the file."""
-        return int(self.collection.rows[self.place])
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """(ny, nx) as stored."""
-        return self.database.stored(self.database.image_path, np.array([self.row]))[0]
-
-    @cached_property
-    def label(self) -> np.ndarray:
-        """(ny, nx), the first label: 0 background, k particle k or class k of atom columns."""
-        return self.database.stored(_first_label(self.database), np.array([self.row]))[0]
-
-    @property
-    def labels(self) -> Maps:
-        """Its label maps by name, each read when it is asked for."""
-        return Maps(self.database, self.row)
-
-    @property
-    def detectors(self) -> Maps:
-        """Its images by further detectors, by name, each read when it is asked for."""
-        return Maps(self.database, self.row, DETECTORS)
-
-    @property
-    def defects(self) -> pyarrow.Table:
-        """Its defects, a row for each; errors as `objects`."""
-        return self.objects("defects")
-
-    def objects(self, table: str) -> pyarrow.Table:
-        """What it shows several of, as `Collection.objects` gives it."""
-        return self.collection.take([self.place]).objects(table)
-
-    @cached_property
-    def values(self) -> dict[str, Any]:
-        """All columns by name."""
-        return {name: self[name] for name in self.collection.columns}
-
-    def __getitem__(self, name: str) -> Any:
-        value = self.collection.take([self.place]).column(name)[0]
-        return value.item() if np.ndim(value) == 0 else value
-
-    def __repr__(self) -> str:
-        return f"<image {self.row} of {self.database.path}>"
-
-
-def _first_label(database: Database) -> str:
-    """Dataset of the first label. Raises DatabaseError where there is none."""
-    names = join_names([database])
-    if not names:
-        raise DatabaseError(f"{database.path} holds no labels")
-    return LABELS + names[0]
 
 
 def list_paths(paths: Paths) -> list[str | os.PathLike[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpctem.database.reader import Database
 from hpctem.database.schema import Field
-from hpctem.errors import ConfigError
+from hpctem.errors import ConfigError, DatabaseError
 
 LABELS, DETECTORS = "/entry/labels/", "/entry/detectors/"
 GROUPS = {LABELS: "label", DETECTORS: "detector"}
@@ -41,6 +41,14 @@ def find_stack(database: Database, name: str, group: str = LABELS) -> Field:
     near = difflib.get_close_matches(name, found, n=1)
     hint = f" (nearest: {near[0]})" if near else ""
     raise ConfigError(f"{database.path} holds no {kind} {name!r}{hint}; it has {', '.join(found)}")
+
+
+def find_first_label(database: Database) -> str:
+    """Dataset of the first label. Raises DatabaseError where there is none."""
+    names = join_names([database])
+    if not names:
+        raise DatabaseError(f"{database.path} holds no labels")
+    return LABELS + names[0]
 
 
 def tell_classes(item: Field) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from hpctem.collection.collection import Collection
 from hpctem.collection.columns import Column
 from hpctem.collection.objects import list_object_columns
 from hpctem.export.files import Written
+from hpctem.export.labels import Label
 from hpctem.export.metadata import OWN, label_folder
 from hpctem.export.objects import OBJECTS, list_objects
-from hpctem.export.plan import FORMATS, Choice, Form, Label
+from hpctem.export.plan import FORMATS, Choice, Form
 
 CONFORMS = "http://mlcommons.org/croissant/1.0"
 SUMS = "SHA256SUMS"

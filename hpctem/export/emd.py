@@ -7,7 +7,8 @@ from pathlib import Path
 
 import h5py
 
-from hpctem.export.plan import Choice, Form, Label, Shard
+from hpctem.export.labels import Label
+from hpctem.export.plan import Choice, Form, Shard
 from hpctem.export.stacks import (
     describe_label,
     list_axes,

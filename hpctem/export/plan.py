@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpctem.collection.collection import Collection
-from hpctem.collection.stacks import find_stack, join_names, list_stacks, tell_classes
+from hpctem.collection.stacks import join_names
 from hpctem.detection.filters import RAW_VIEW
 from hpctem.errors import ConfigError
+from hpctem.export.labels import ALL, Label, plan_labels
 
 if TYPE_CHECKING:
     from hpctem.database.reader import Database
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 # What stands in a shard by default; TensorFlow and WebDataset advise 100 MB to 1 GB.
 SHARD_BYTES = 128 * 2**20
 STORED, CAMPAIGN = VIEWS = ("stored", "campaign")
-ALL, NONE = "all", "none"
 LEVEL = 4
 # Folders and files of an export that a part may not be named as.
 RESERVED = ("images", "labels", "campaigns", "lock")
@@ -118,26 +118,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Label:
-    """One label map of the export.
-
-    name         in the database
-    key          in the export: 'label' where it is the only one, else its name
-    classes      names of the values 1, 2, ...; () where they are not named
-    scale        what a stored 1 means
-    units        of the values, '' for pure numbers
-    """
-
-    name: str
-    key: str
-    dtype: np.dtype
-    description: str = ""
-    classes: tuple[str, ...] = ()
-    scale: float = 1.0
-    units: str = ""
-
-
-@dataclass(frozen=True)
 class Form:
     """What every image of the export is.
 
@@ -207,7 +187,7 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
     scale = choice.scale
     if form.integers and scale is None and dtype != np.uint16:
         scale = _find_range(parts)
-    labels = _plan_labels(list(databases.values()), choice)
+    labels = plan_labels(list(databases.values()), choice.labels, choice.format, form.reals)
     known = join_names(list(databases.values()))
     return Form(
         dtype=np.dtype(np.uint16) if form.integers else dtype,
@@ -321,40 +301,6 @@ def _used_databases(part: Part) -> list[Database]:
 def _find_steps(database: Database) -> tuple[float, float] | None:
     y, x = database.layout.stacks[0].axes
     return (y.step, x.step) if x.units else None
-
-
-def _plan_labels(databases: Sequence[Database], choice: Choice) -> tuple[Label, ...]:
-    """The labels to export. Raises ConfigError for one that a database or the format lacks."""
-    held = [list_stacks(database) for database in databases]
-    reals = FORMATS[choice.format].reals
-    if choice.labels == (NONE,):
-        return ()
-    if choice.labels == (ALL,):
-        names = [name for name in held[0] if all(name in stacks for stacks in held)]
-        names = [n for n in names if reals or all(s[n].dtype.kind in "iu" for s in held)]
-    else:
-        names = list(dict.fromkeys(choice.labels))
-    labels = []
-    for name in names:
-        fields = [find_stack(database, name) for database in databases]
-        dtype = np.result_type(*(item.dtype for item in fields))
-        if dtype.kind == "f" and not reals:
-            raise ConfigError(
-                f"the label {name!r} holds real numbers, which {choice.format} cannot hold: choose "
-                "tiff or another format, or leave it out of the labels"
-            )
-        first = fields[0]
-        if len({tell_classes(item) for item in fields}) > 1:
-            told = "; ".join(", ".join(tell_classes(item)) or "no names" for item in fields)
-            raise ConfigError(
-                f"the classes of the label {name!r} are not the same in all databases ({told}): "
-                "export them one by one, or leave it out of the labels"
-            )
-        key = "label" if len(names) == 1 else name
-        scale = float(first.attributes.get("scale", 1.0))
-        classes = tell_classes(first)
-        labels.append(Label(name, key, dtype, first.description, classes, scale, first.units))
-    return tuple(labels)
 
 
 def _find_range(parts: Sequence[Part]) -> tuple[float, float]:

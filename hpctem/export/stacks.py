@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 
 from hpctem.database.schema import fit_text
-from hpctem.export.plan import LEVEL, Form, Label, Shard, common_steps
+from hpctem.export.labels import Label
+from hpctem.export.plan import LEVEL, Form, Shard, common_steps
 from hpctem.export.records import read_image, read_labels
 from hpctem.parallel import Communicator
 

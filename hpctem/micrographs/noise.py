@@ -52,7 +52,7 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     from scipy.ndimage import gaussian_filter
 
     values = np.asarray(image, dtype=np.float64)
-    ny, nx = values.shape
+    nx = values.shape[1]
     edge = min(max(0.25, transferred), 0.42)
     fx = np.fft.rfftfreq(nx)
     spectrum = np.fft.rfft(_without_ramp(values), axis=1)

@@ -232,7 +232,12 @@ class Experiment:
 
     def structure(self, index: int) -> Structure:
         """The atoms of structure `index` at rest."""
-        return sheets.sample_sheet(self.config.structure, self.field, self.streams, index)
+        # Holes and islands lie in what is scanned, but in the whole of a field that was asked for,
+        # which must not depend on the scan.
+        ny, nx = self.shape
+        pixel = self.config.imaging.sampling.support[1]
+        view = None if self.config.structure.field else (nx * pixel, ny * pixel)
+        return sheets.sample_sheet(self.config.structure, self.field, self.streams, index, view)
 
     def scatter(self, numbers: np.ndarray, exponent: float) -> np.ndarray:
         """What each atom scatters into the detector: float64 (n,), cross sections in A^2.

@@ -43,6 +43,11 @@ def check_sheet(config: configs.Structure, field: tuple[float, float]) -> None:
     """
     check_material(config)
     crystals = _crystals(config)
+    if not crystals:
+        raise ConfigError(
+            "structure.material: none of the selected materials of the database can be imaged; "
+            "atoms of each coincide"
+        )
     lacks = [describe_lack_of_room(crystal, field) for crystal in crystals]
     if all(lacks):
         raise ConfigError(lacks[0])

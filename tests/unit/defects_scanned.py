@@ -26,11 +26,15 @@ def column(name: str, table: str, dtype: str = "f8", units: str = "", **options:
 
 
 def lay_out(
-    structures: int, labels: Sequence[str] = tuple(PARTS), name: str = "wse2", pixels: str = "u2"
+    structures: int,
+    labels: Sequence[str] = tuple(PARTS),
+    name: str = "wse2",
+    pixels: str = "u2",
+    sites: Sequence[str] = SITES,
 ) -> Layout:
     """The layout: labels of these names, images of that type, one further detector."""
     axes = (Axis("y", SIZE, 1.0, ""), Axis("x", SIZE, 1.0, ""))
-    attributes: dict[str, dict[str, Any]] = {"atoms": {"classes": list(SITES)}}
+    attributes: dict[str, dict[str, Any]] = {"atoms": {"classes": list(sites)}}
     return Layout(
         structures=structures,
         structures_per_segment=2,
@@ -170,8 +174,9 @@ def make_scans(
     labels: Sequence[str] = tuple(PARTS),
     name: str = "wse2",
     pixels: str = "u2",
+    sites: Sequence[str] = SITES,
 ) -> Path:
     """A finished database of some structures with three images each."""
-    layout = lay_out(structures, labels, name, pixels)
+    layout = lay_out(structures, labels, name, pixels, sites)
     fill(path, layout, {"seed": str(seed)}, Draw(layout, seed, bad))
     return path

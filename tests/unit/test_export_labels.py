@@ -156,6 +156,17 @@ def test_labels_that_only_some_databases_hold_are_left_out_or_refused(
         export([part], tmp_path / "y", Choice("png", labels=("Mo_on_W",)))
 
 
+def test_labels_of_other_classes_are_not_mixed(paths: list[Path], tmp_path: Path) -> None:
+    sites = ("boron", "nitrogen")
+    other = make_scans(tmp_path / "hbn.hdf5", 4, name="hbn", sites=sites)
+    part = Part("", open_collection([paths[0], other]))
+    done = export([part], tmp_path / "x", Choice("png"))
+    assert done.labels == KINDS and done.left_out == ("atoms", "distance")
+    with pytest.raises(ConfigError, match="'atoms' does not have the same classes in all") as told:
+        export([part], tmp_path / "y", Choice("png", labels=("atoms",)))
+    assert "(metal, chalcogen; boron, nitrogen)" in str(told.value)
+
+
 def test_the_defects_of_the_exported_images_are_a_table(images: Collection, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -235,24 +235,26 @@ def test_adatoms_settle_where_they_are_told(
     np.testing.assert_allclose(found, distance, atol=1e-4)
 
 
-@pytest.mark.parametrize("material, area, tilt", ((WSE2, 9.3284, 0.0), (GRAPHENE, 5.2452, 0.7)))
-def test_adatoms_lie_as_densely_at_the_border_as_within(
-    material: dict[str, Any], area: float, tilt: float
-) -> None:
+@pytest.mark.parametrize("a, tilt", ((8.0, 0.0), (2.461, 0.7)))
+def test_adatoms_lie_as_densely_at_the_border_as_within(a: float, tilt: float) -> None:
     """One upon every cell, at random places, 10 A high: their density is the lattice's."""
     defects = [
         {"kind": "adatom", "site": "random", "element": element, "rate": 0.5, "height": "10 A"}
         for element in ("Au", "Pt")
     ]
-    config = recipe(material, defects=defects, tilt={"x": f"{tilt} rad", "y": "0 deg"})
-    strips = np.zeros(5)
-    for index in range(12):
+    config = recipe(
+        {**GRAPHENE, "a": f"{a} A"}, defects=defects, tilt={"x": f"{tilt} rad", "y": "0 deg"}
+    )
+    strips, count = np.zeros(4), 0
+    for index in range(40):
         one = sample(config, (50.0, 50.0), index)
         x, y = one.positions[one.tags == 0, :2].T
-        strips += [(x < 2).sum(), (x > 48).sum(), (y < 2).sum(), (y > 48).sum(), len(x) / 25]
-    wanted = 12 * 100.0 / (area * np.cos(tilt))
+        strips += [(x < 2).sum(), (x > 48).sum(), (y < 2).sum(), (y > 48).sum()]
+        count += len(x)
+    wanted = 40 * 100.0 / (a**2 * np.sqrt(3) / 2 * np.cos(tilt))
     np.testing.assert_allclose(strips, wanted, atol=4 * np.sqrt(wanted))
-    assert strips[4] == pytest.approx(wanted, rel=0.02)
+    assert strips.sum() == pytest.approx(4 * wanted, abs=8 * np.sqrt(wanted))
+    assert count == pytest.approx(25 * wanted, rel=0.03)
 
 
 def test_only_columns_with_enough_atoms_bear_a_defect() -> None:

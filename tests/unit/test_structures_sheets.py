@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,18 @@ def test_bad_input_is_refused_with_its_name(name: str) -> None:
     settings, field, word = BAD[name]
     with pytest.raises(ConfigError, match=word):
         check_sheet(recipe(**{"material": WSE2, **settings}), field)
+
+
+def test_a_database_of_which_nothing_can_be_imaged_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    entry = {"lattice_mat": [[3, 0, 0], [0, 3, 0], [0, 0, 20]], "elements": ["C", "C"]}
+    entry |= {"coords": [[0, 0, 5], [0, 0, 5.1]], "cartesian": True}
+    path.write_text(json.dumps([{"jid": "J-1", "atoms": entry}]))
+    config = recipe({"database": str(path)})
+    with pytest.raises(ConfigError, match="can be imaged"):
+        check_sheet(config, (50.0, 50.0))
+    with pytest.raises(SampleError, match="J-1"):
+        sample(config)
 
 
 def test_what_one_sample_cannot_be_is_a_sample_error() -> None:
