@@ -6,8 +6,8 @@ An incoherent image of a thin crystal has the Fourier coefficients
 
 with the cross sections sigma of the atoms, the transfer H of a probe in focus without aberrations,
 and a Gaussian of standard deviation s for all else: source, thermal motion, residual aberrations.
-log |A_g / F_g H| is a straight line in g^2 whose slope is s^2 and whose height is u, the image's
-units for the whole beam.
+log |A_g / F_g H| is a straight line in g^2 whose slope is s^2. The image's units for the whole
+beam, u, are those that give the spots together the power that they have.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Blur:
     error; 0 where the columns are not wider than ideal. along_x, along_y: the same, of the blur
     along each axis of the image alone, A. scale: the image's units for the whole beam, with its
     error. share: part of the beam that the perfect crystal scatters into the detector.
-    frequencies (n,) 1/A, ratios (n,) of measured over ideal amplitudes, one at zero frequency by
-    the fit: what the picture shows. spots: how many were used.
+    frequencies (n,) 1/A, ratios (n,) of measured over ideal amplitudes times the scale. spots: how
+    many were used.
     """
 
     source_size: float
@@ -81,13 +81,14 @@ def measure_blur(
     ratio = np.sqrt(power[use]) / ideal[use]
     places, lengths = places[use], lengths[use]
     relative = np.sqrt(pattern.noise / power[use] / 2 + MODEL_ERROR**2)
-    slope, height = _fit_decay(lengths, ratio, relative)
+    spots = np.stack([lengths, ratio, relative, ideal[use]])
+    slope, scale = _fit_decay(*spots)
     draws = []
     for _ in range(200):
         chosen = generator.integers(len(ratio), size=len(ratio))
         if np.ptp(lengths[chosen]) > 0.1 * lengths.min():
-            draws.append(_fit_decay(lengths[chosen], ratio[chosen], relative[chosen]))
-    spread = np.array(draws).std(axis=0) if draws else np.array([slope, height])
+            draws.append(_fit_decay(*spots[:, chosen]))
+    spread = np.array(draws).std(axis=0) if draws else np.array([slope, scale])
     width = FWHM * math.sqrt(max(slope, 0.0))
     # Of a width near zero the square is what is measured.
     error = FWHM * (math.sqrt(max(slope, 0.0) + float(spread[0])) - math.sqrt(max(slope, 0.0)))
@@ -98,11 +99,11 @@ def measure_blur(
         error,
         along_x,
         along_y,
-        math.exp(height),
-        math.exp(height) * float(spread[1]),
+        scale,
+        float(spread[1]),
         share,
         lengths,
-        ratio / math.exp(height),
+        ratio / scale,
         int(use.sum()),
     )
 
@@ -122,10 +123,13 @@ def structure_amplitudes(
     return np.abs(waves @ sigma) / area, float(sigma.sum()) / area
 
 
-def _fit_decay(lengths: np.ndarray, ratio: np.ndarray, relative: np.ndarray) -> tuple[float, float]:
-    """s^2 and the logarithm at zero of ratio = u exp(-2 pi^2 s^2 g^2)."""
-    slope, height = np.polyfit(-2 * math.pi**2 * lengths**2, np.log(ratio), 1, w=1 / relative)
-    return float(slope), float(height)
+def _fit_decay(
+    lengths: np.ndarray, ratio: np.ndarray, relative: np.ndarray, ideal: np.ndarray
+) -> tuple[float, float]:
+    """s^2 of ratio = u exp(-2 pi^2 s^2 g^2), and the u of the amplitudes' whole power."""
+    slope, _ = np.polyfit(-2 * math.pi**2 * lengths**2, np.log(ratio), 1, w=1 / relative)
+    blurred = ideal * np.exp(-2 * math.pi**2 * max(float(slope), 0.0) * lengths**2)
+    return float(slope), math.sqrt(float(((ratio * ideal) ** 2).sum() / (blurred**2).sum()))
 
 
 def _fit_axes(places: np.ndarray, ratio: np.ndarray, relative: np.ndarray) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from hpctem.stem.conditions import DrawConditions
 from hpctem.stem.experiment import Experiment, list_detectors, set_probe
 from hpctem.stem.tables import PATTERNS
 from hpctem.structures import phonons
-from hpctem.structures.scenes import Structure
+from hpctem.structures.scenes import MARGIN, Structure
 from hpctem.tables import IMAGES
 
 # Points of the tabulated image of an atom per wavelength of its highest frequency, and how far (A)
@@ -139,7 +139,7 @@ def pass_probes(
         grid,
         probe,
         experiment.annuli,
-        experiment.multislice(probe, structure.cell[2]),
+        experiment.multislice(probe, structure.cell[2] - 2 * MARGIN),
         experiment.backend,
         patterns=experiment.config.storage.diffraction,
     )

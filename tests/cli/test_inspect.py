@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -85,6 +86,46 @@ def test_fit_writes_a_fragment_that_a_campaign_takes(folder: Path, tmp_path: Pat
     assert "Assumed" in done.output  # the dwell time
     printed = call("fit", folder / "crystal.npy", *KNOWN, "--detector", "80:200mrad").output
     assert yaml.safe_load(printed) == yaml.safe_load(target.read_text())
+
+
+CAMPAIGN = """
+campaign: {name: back, technique: stem, seed: 5, structures: 1}
+structure:
+  material: {prototype: 1H, elements: [Mo, S]}
+  defects: [{kind: vacancy, site: chalcogen, rate: 0.02}]
+simulation: {energy: 60 keV}
+imaging:
+  pixels: 448
+  sampling: 14 pm
+  probe: {semiangle_cutoff: 30 mrad, source_size: 0.75 A}
+  detectors: {adf: {inner: 80 mrad, outer: 200 mrad}}
+  beam: {current: 15 pA, dwell_time: 30 us}
+  scan: {shear: -0.06, contraction: 0.02, jitter: 6 pm}
+  contamination: {thickness: 12 A, variation: 0.6, exponent: 2, shortest: 6 A, longest: 25 A}
+  detector: {readout_noise: 2}
+"""
+
+
+def test_a_simulated_image_is_fitted_back_to_its_campaign(run, tmp_path: Path) -> None:
+    """The keys of a campaign mean to the simulation what they mean to the fit, signs included."""
+    (tmp_path / "back.yaml").write_text(CAMPAIGN)
+    done = run("simulate", "back.yaml")
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "back.hdf5") as file:
+        np.save(tmp_path / "back.npy", file["entry/images/intensity"][0])
+    done = call("fit", tmp_path / "back.npy", *KNOWN, "--detector", "80:200mrad")
+    assert done.exit_code == 0, done.output
+    imaging = Imaging.model_validate(yaml.safe_load(done.output)["imaging"])
+    assert imaging.sampling.parameters[0] == pytest.approx(0.14, rel=1e-3)
+    assert imaging.scan.shear.parameters[0] == pytest.approx(-0.06, abs=3e-3)
+    assert imaging.scan.contraction.parameters[0] == pytest.approx(0.02, abs=3e-3)
+    assert imaging.scan.jitter.parameters[0] == pytest.approx(0.06, rel=0.1)
+    assert imaging.probe.source_size.parameters[0] == pytest.approx(0.75, abs=0.05)
+    assert imaging.detector.readout_noise.values[0] == pytest.approx(2.0, rel=0.35)
+    electrons = imaging.beam.current.parameters[0] * imaging.beam.dwell_time.values[0]
+    assert electrons == pytest.approx(15 * 30, rel=0.1)
+    film = imaging.contamination.thickness.parameters[0] * imaging.contamination.variation.values[0]
+    assert film == pytest.approx(12 * 0.6, rel=0.4)
 
 
 def test_one_frame_of_a_stack_is_chosen(folder: Path) -> None:
