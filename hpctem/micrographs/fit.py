@@ -326,6 +326,13 @@ def _propose_film(
         Finding("  exponent of its spectrum", slow.exponent, slow.errors[1], "", how),
         Finding("  shortest wavelength", shortest, None, "Å", f"{how}; lost beyond"),
         Finding("  longest wavelength", longest, slow.errors[2] * pixel, "Å", f"{how}{bound}"),
+        Finding(
+            "power beside the first spots",
+            slow.floor / measured.noise.variance,
+            None,
+            "of the noise's",
+            "defects, moving atoms, streaks of the lines; not proposed but by jitter",
+        ),
     ]
     return scatters * mean * average
 

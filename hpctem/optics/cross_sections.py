@@ -39,7 +39,7 @@ NODES = 48
 """Gauss-Legendre nodes in each piece of the integral over q."""
 
 SPACING = 0.04
-"""Step in 1/A of the table of |f|^2."""
+"""Step in 1/A of the table of an amplitude."""
 
 
 @lru_cache(maxsize=4096)
@@ -71,12 +71,11 @@ def annular_cross_section(
         ends.add(0.0)
     # f varies on a scale of q itself, so pieces that double in q are equally smooth
     pieces = sorted(ends | {outer / 2**n for n in range(12) if min(ends) < outer / 2**n})
-    angle, weight = _nodes(np.array(pieces), NODES)
+    angle, weight = legendre_nodes(np.array(pieces), NODES)
     share = _overlap(angle, cone, outer) - (_overlap(angle, cone, inner) if inner else 0.0)
-    power = _tabulate_power(
-        number, energy, parametrization, _round_up(pieces[-1] / lam, parametrization)
-    )
-    return float(2 * math.pi * np.sum(weight * angle * share * power(angle / lam)))
+    amplitude = tabulate_amplitude(number, energy, parametrization, pieces[-1] / lam)
+    power = np.abs(amplitude(angle / lam)) ** 2
+    return float(2 * math.pi * np.sum(weight * angle * share * power))
 
 
 def scattering_amplitude(
@@ -92,7 +91,7 @@ def scattering_amplitude(
     # what is beyond the first order is gone where the potential is: within some A, and it is
     # smooth but for a logarithm at the nucleus
     edges = np.concatenate([[0.0], np.geomspace(1e-6, 0.05, 24), np.arange(0.15, 8.01, 0.1)])
-    r, weight = _nodes(edges, 10)
+    r, weight = legendre_nodes(edges, 10)
     phase = interaction_constant(energy) * _project_potential(number, r, parametrization)
     higher = (np.exp(1j * phase) - 1 - 1j * phase) * r * weight
     born = relativistic_mass(energy) * scattering_factor(number, q, parametrization)
@@ -115,26 +114,25 @@ def _project_potential(number: int, r: np.ndarray, parametrization: str) -> np.n
 
 
 @lru_cache(maxsize=256)
-def _tabulate_power(
+def tabulate_amplitude(
     number: int, energy: float, parametrization: str, farthest: float
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """|f|^2 in A^2 as a function of q from 0 to `farthest` (1/A)."""
+    """`scattering_amplitude` in A as a function of q up to `farthest` (1/A) or a little beyond.
+
+    Raises ConfigError as that.
+    """
     from scipy.interpolate import CubicSpline
 
-    q = np.linspace(0, farthest, math.ceil(farthest / SPACING) + 4)
-    spline = CubicSpline(
-        q, np.log(np.abs(scattering_amplitude(number, energy, q, parametrization)))
-    )
-    return lambda q: np.exp(2 * spline(q))
+    end = 2.0 * math.ceil(farthest / 2)  # few different tables
+    if parametrization == "peng" and farthest <= PENG_LIMIT < end:
+        end = PENG_LIMIT
+    q = np.linspace(0, end, math.ceil(end / SPACING) + 4)
+    f = scattering_amplitude(number, energy, q, parametrization)
+    spline = CubicSpline(q, np.log(np.abs(f)) + 1j * np.unwrap(np.angle(f)))
+    return lambda q: np.exp(spline(q))
 
 
-def _round_up(q: float, parametrization: str) -> float:
-    """The end of a table that reaches to `q`, such that few different ones are needed."""
-    end = 2.0 * math.ceil(q / 2)
-    return PENG_LIMIT if parametrization == "peng" and q <= PENG_LIMIT < end else end
-
-
-def _nodes(edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def legendre_nodes(edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre nodes and weights, `count` between any two neighbours of `edges`."""
     x, w = np.polynomial.legendre.leggauss(count)
     half = np.diff(edges) / 2

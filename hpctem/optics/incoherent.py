@@ -9,6 +9,7 @@ Both windows are divided out, so atoms and points may lie anywhere between the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,33 +72,39 @@ def form_picture(
     transfer: Transfer,
     backend: Backend,
     blurs: np.ndarray | None = None,
+    objects: tuple[np.ndarray, Sequence[Transfer]] | None = None,
 ) -> Picture:
-    """Image of point-like atoms over a frame: sum_a weights[a] P(r - r_a), at any r.
+    """Image of atoms over a frame: sum_a weights[a] P(r - r_a), at any r.
 
     `positions`: float64 (n, 2), x and y in A; atoms outside the frame come in on its other side;
     `weights`: float (n,), cross sections in A^2 for the share of the beam, of either sign;
     `extent`: (ly, lx) of the frame in A; `transfer`: that of the point spread function P;
     `blurs`: None or float (n,), one-dimensional rms displacement of each atom in A, which widens
-    its P by that Gaussian. The picture's mean is the sum of the weights over the frame's area.
+    its P by that Gaussian; `objects`: None or the kind of each atom, integer (n,), and every kind's
+    transform of its object function, by which P's is multiplied. Points without. The picture's
+    mean is the sum of the weights over the frame's area.
     """
     grid = choose_grid(extent, transfer.band)
     kernels = gathering_for(backend)
     ky, kx = (k[: grid.shape[1] // 2 + 1] if a else k for a, k in enumerate(grid.frequencies()))
     kx = np.abs(kx)
-    widths, layer = _sort_blurs(blurs, len(positions))
+    widths, kinds, layer = _sort_atoms(blurs, None if objects is None else objects[0], len(positions))
     row, column = grid.wrap(np.asarray(positions, dtype=np.float64).reshape(-1, 2))
     deposits, order = make_deposits(row, column, layer, (1, widths.size), grid, backend)
     weight = np.asarray(weights, dtype=np.float32)[order]
     deposits = deposits._replace(weight=backend.asarray(weight))
     table = _table_on(backend)
     half: Any = None
-    for n, width in enumerate(widths):
+    shapes = [] if objects is None else [o.fill(ky, kx, backend) for o in objects[1]]
+    for n, (width, kind) in enumerate(zip(widths, kinds, strict=True)):
         part = backend.rfft2(kernels.deposit(deposits, n, grid.shape, table))
         if width:
             legs = (np.exp(-2 * (np.pi * width * k) ** 2) for k in (ky, kx))
             along_y, along_x = (backend.asarray(leg, dtype=np.float32) for leg in legs)
             part *= along_y[:, None]
             part *= along_x
+        if objects is not None:
+            part *= shapes[kind]
         half = part if half is None else half + part
     area = grid.extent[0] * grid.extent[1]
     along_y, along_x = (
@@ -126,12 +133,15 @@ def gather_points(
     return out
 
 
-def _sort_blurs(blurs: np.ndarray | None, atoms: int) -> tuple[np.ndarray, np.ndarray]:
-    """The different blurs, and which of them each atom has."""
-    if blurs is None:
-        return np.zeros(1), np.zeros(atoms, dtype=np.int64)
-    widths, layer = np.unique(np.asarray(blurs, dtype=np.float64), return_inverse=True)
-    return (widths, layer.reshape(-1)) if widths.size else (np.zeros(1), layer.reshape(-1))
+def _sort_atoms(
+    blurs: np.ndarray | None, kinds: np.ndarray | None, atoms: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different pairs of blur and kind, and which of them each atom has."""
+    given = [np.zeros(atoms) if one is None else np.asarray(one) for one in (blurs, kinds)]
+    pairs, layer = np.unique(np.stack(given, axis=1), axis=0, return_inverse=True)
+    if not len(pairs):
+        pairs = np.zeros((1, 2))
+    return pairs[:, 0], pairs[:, 1].astype(np.int64), layer.reshape(-1)
 
 
 @lru_cache(maxsize=64)

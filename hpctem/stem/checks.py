@@ -91,6 +91,12 @@ def _check_keys(config: StemConfig) -> None:
     if method != "multislice":
         _check_incoherent(config)
     else:
+        first = next(iter(imaging.detectors))
+        if imaging.detectors[first].segments > 1:
+            raise ConfigError(
+                f"imaging.detectors.{first}.segments: the first detector gives the images and has "
+                "one segment; name another one first"
+            )
         for detector in imaging.detectors.values():
             check_angles(simulation.energy, simulation.sampling, detector.outer)
     if config.storage.diffraction:

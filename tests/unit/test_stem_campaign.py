@@ -217,6 +217,13 @@ def test_multislice_needs_the_sampling_of_its_detectors() -> None:
         check_campaign(config(multislice))
 
 
+def test_the_first_detector_gives_one_image() -> None:
+    segments = ("outer: 200 mrad}", "outer: 200 mrad, segments: 4}")
+    multislice = ("  method: incoherent\n", "  method: multislice\n  sampling: 0.05 A\n")
+    with pytest.raises(ConfigError, match="name another one first"):
+        check_campaign(config(segments, multislice))
+
+
 def test_an_inner_angle_under_twice_the_semiangle_is_warned_of() -> None:
     assert list_warnings(config()) == []
     doubts = list_warnings(config(("inner: 63 mrad", "inner: 25 mrad")))
