@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,14 +69,22 @@ def atom_rows(structure: Structure) -> dict[str, np.ndarray]:
     }
 
 
+def stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of one shape one upon the other; of a single one no copy is made."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+
+
 def measure_image(image: np.ndarray) -> dict[str, float]:
     """Mean, standard deviation, minimum and maximum of a stored image (ny, nx).
 
     Raises SampleError when it holds NaN or infinity.
     """
+    mean = image.mean(dtype=np.float64)
+    deviations = image - mean
+    np.multiply(deviations, deviations, out=deviations)
     values = {
-        "mean": float(image.mean(dtype=np.float64)),
-        "standard_deviation": float(image.std(dtype=np.float64)),
+        "mean": float(mean),
+        "standard_deviation": math.sqrt(deviations.mean()),
         "minimum": float(image.min()),
         "maximum": float(image.max()),
     }
@@ -88,7 +97,11 @@ def metadata_rows(
     images: Sequence[Mapping[str, Any]], columns: Iterable[Column]
 ) -> dict[str, np.ndarray]:
     """The rows of images in their table: dataset path -> values of the column's dtype."""
-    return {
-        f"/entry/metadata/{c.name}": np.array([values[c.name] for values in images], c.dtype)
-        for c in columns
-    }
+    named: dict[str, list[str]] = {}
+    for column in columns:
+        named.setdefault(column.dtype, []).append(column.name)
+    rows = {}
+    for dtype, names in named.items():  # one array for each type, as there are scores of columns
+        values = np.array([[image[name] for image in images] for name in names], dtype)
+        rows |= {f"/entry/metadata/{name}": of for name, of in zip(names, values, strict=True)}
+    return rows

@@ -34,8 +34,8 @@ from hpctem.stem.campaign import (
     count_electrons,
     label_image,
     lead_beam,
+    list_shown,
     look_at_pictures,
-    place_atoms,
     scan_carbon,
     tabulate_images,
     tabulate_structure,
@@ -119,10 +119,12 @@ def _time_focus(
             experiment, watch, specimen.structure, draw, focus, values, paths, times
         )
     else:
+        with watch.step("scattering", times):
+            weights = experiment.scatter(specimen.structure, values)
         with watch.step("lens", times):
             transfer = transfer_of(experiment, values)
         with watch.step("pictures", times):
-            view = spread_atoms(experiment, specimen.structure, values, transfer)
+            view = spread_atoms(experiment, specimen.structure, values, weights, transfer)
         pictures, patterns = {tables.IMAGES: [view]}, {}
     recorded = [
         _time_image(experiment, watch, specimen, pictures, draw, image, given, path, each)
@@ -156,11 +158,8 @@ def _time_image(
     with watch.step("labels", times):
         labels = label_image(experiment, specimen, path, values)
     with watch.step("places", times):
-        shown, columns = place_atoms(specimen, image, path)
-        values["n_columns"] = len(columns["x"])
-        for kind in experiment.kinds:
-            values[f"n_{kind}"] = sum(row["kind"] == kind for row in shown)
-    return Recorded(recorded, labels, values, shown, columns)
+        counts, shown, columns = list_shown(experiment, specimen, image, path)
+    return Recorded(recorded, labels, values | counts, shown, columns)
 
 
 def _time_probes(
@@ -175,8 +174,8 @@ def _time_probes(
 ) -> tuple[dict[str, list[View]], Rows]:
     """Time multislice; pictures and diffraction patterns that have the size of the real ones.
 
-    A tile is passed three times, by few probes, by several, and by few in two configurations: what
-    a probe takes, a tile, and what is made once follow from the differences.
+    A tile is passed by few probes, again by few, by several, and by few in two configurations: what
+    is made once for a setting, what a probe takes, and a tile follow from the differences.
     """
     with watch.step("displacements", times):
         displaced = displace_atoms(experiment, structure, draw, focus)
@@ -189,13 +188,14 @@ def _time_probes(
         chosen = np.resize(displaced, (configurations, *displaced.shape[1:]))
         return watch.time(lambda: pass_probes(experiment, structure, chosen, some, probe))
 
+    first, _ = pass_some(thinner[0], 1)
     few, _ = pass_some(thinner[0], 1)
     several, signals = pass_some(thinner[1], 1)
     twice, _ = pass_some(thinner[0], 2)
     points = [some.points for some in thinner]
     each = max(several - few, 0.0) / (points[1] - points[0])
     tile = max(twice - few - each * points[0], 0.0)
-    watch.add("lens", times * max(2 * few - twice, 0.0))
+    watch.add("lens", times * max(first - tile - each * points[0], 0.0))
     watch.add("potentials", times * len(displaced) * tile * count_tiles(grid))
     watch.add("probes", times * len(displaced) * each * grid.points)
     whole = enlarge_signals(signals, grid)

@@ -36,7 +36,8 @@ from hpctem.structures.scenes import Structure
 # Settings of the probe, and images of each, that are looked at to know the others.
 MOST_FOCI, MOST_PATHS = 8, 4
 # What a call costs beside its atoms, lines of the scan or pixels, in these.
-STRUCTURE_ATOMS, COLUMN_ATOMS, PLACED_ATOMS, DRAWN_LINES = 4000, 300, 4000, 2500
+STRUCTURE_ATOMS, COLUMN_ATOMS, PLACED_ATOMS, SCATTERING_ATOMS = 4000, 300, 4000, 1000
+DRAWN_LINES = 2500
 FILM_PIXELS, SCAN_PIXELS, COUNTED_PIXELS, ROW_PIXELS = 90_000, 50_000, 6000, 28_000
 # What the digest of a row takes beside its bytes, in these: columns and defects have many rows.
 ROW_BYTES = 2000
@@ -50,7 +51,10 @@ MAPS = {
     "disk": (1.6, 0.0, 4e5),
     "gaussian": (5.1, 0.0, 4e5),
     "image": (9.0, 2.2, 12e6),
+    "image of a point": (9.0, 2.2, 3e6),
 }
+# What cross sections and a point spread function take over those under a probe.
+WITHOUT_PROBE = 0.05
 # Probes from the aperture's edge that pass each tile beside those of the scan.
 EDGE_WAVES = 4
 
@@ -138,12 +142,13 @@ class StemWork:
     def units(self) -> dict[str, float]:
         """See `Work.units`."""
         pixels, images = math.prod(self.image), self.images
+        share = WITHOUT_PROBE if self.method == "convolution" else 1.0
         gathered = self.frames * pixels * (ALONE if self.turned else 1.0)
         units = {
             "structure": self.atoms + STRUCTURE_ATOMS,
             "columns": self.atoms + COLUMN_ATOMS,
             "conditions": float(images * (self.frames * self.image[0] + DRAWN_LINES)),
-            "lens": float(self.foci),
+            "lens": self.foci * share,
             "film": images * (self.film * pixels + FILM_PIXELS) if self.film else 0.0,
             "scan": images * self.segments * (gathered + SCAN_PIXELS),
             "detection": images * self.segments * (pixels + COUNTED_PIXELS),
@@ -154,7 +159,7 @@ class StemWork:
             "writing": float(self.stored_bytes),
         }
         if self.method != "multislice":
-            return units
+            return units | {"scattering": share * self.foci * (self.atoms + SCATTERING_ATOMS)}
         return units | {
             "displacements": self.foci * self.configurations * self.atoms,
             "pictures": self.scan,
@@ -175,7 +180,9 @@ def describe_structure(
     phonons = config.simulation.phonons
     multislice = config.simulation.method == "multislice"
     maps = [name for name in ("atoms", "distance") if getattr(wanted, name)]
-    maps += [wanted.defects.method] if experiment.kinds else []
+    if experiment.kinds:
+        point = wanted.defects.method == "image" and imaging.probe is None
+        maps.append("image of a point" if point else wanted.defects.method)
     draw = DrawConditions(config, experiment.streams, index)
     work = StemWork(
         atoms=float(len(structure.positions)),
@@ -224,10 +231,10 @@ def _count_pictures(
         band = transfer_of(experiment, values).band
     else:
         band = 2 * set_probe(experiment.config, values).cutoff
-    blurs = experiment.blur(structure.numbers)
-    widths = 1 if blurs is None else max(np.unique(blurs).size, 1)
+    # Every element has a shape of its own, but points under a point spread function.
+    fields = 1 if work.method == "convolution" else max(np.unique(structure.numbers).size, 1)
     shape = choose_grid(experiment.extent, band).shape
-    return replace(work, pictures=(((1, *shape), widths + 1.0),))
+    return replace(work, pictures=(((1, *shape), fields + 1.0),))
 
 
 def _count_passes(

@@ -265,6 +265,13 @@ class Scale(click.ParamType):
     metavar="NAME,...|all|none",
     help="Label maps that go with the images; 'hpctem info' lists them.",
 )
+@click.option(
+    "--detectors",
+    default="none",
+    show_default=True,
+    metavar="NAME,...|all|none",
+    help="Further detectors whose images go with those of the first; 'hpctem info' lists them.",
+)
 @click.option("--license", "licence", default="", metavar="TEXT", help="URL or SPDX name.")
 @click.option("--creator", default="", metavar="TEXT", help="Who made the data.")
 @click.option("--cite", default="", metavar="TEXT", help="What to cite, as BibTeX or text.")
@@ -287,6 +294,7 @@ def export(
     shard: int | None,
     scale: tuple[float, float] | None,
     labels: str,
+    detectors: str,
     licence: str,
     creator: str,
     cite: str,
@@ -308,6 +316,7 @@ def export(
       hpctem export gold.hdf5 -o tiffs --format tiff --where "dose > 500" --view campaign
       hpctem export camera.hdf5 -o pngs --format png --scale 0:4000
       hpctem export wse2.hdf5 -o wse2-tf --format tfrecord --labels atoms,Se_vacancy
+      hpctem export srtio3.hdf5 -o srtio3-tiff --format tiff --detectors all
     """
 
     def job(communicator: Any) -> None:
@@ -316,8 +325,8 @@ def export(
         from hpctem.export.plan import Choice
         from hpctem.export.sources import open_parts
 
-        names = tuple(name.strip() for name in labels.split(","))
-        choice = communicator.on_root(lambda: Choice(kind, view, compress, shard, scale, names))
+        maps = [tuple(name.strip() for name in names.split(",")) for names in (labels, detectors)]
+        choice = communicator.on_root(lambda: Choice(kind, view, compress, shard, scale, *maps))
         given = {"license": licence, "creator": creator, "cite": cite, "url": url}
         about = About(**{name: text for name, text in given.items() if text})
         if published is not None:

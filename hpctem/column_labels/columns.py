@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ class Columns:
     x, y: float64 (n,) A, mean of the atoms; count, z_sum: int32 (n,), number of atoms and sum of
     their atomic numbers; site_class: uint8 (n,), the class (tag) of most of its atoms, at a tie
     that with the larger sum of atomic numbers; atoms without class (tag 0) count only where there
-    are no others; elements: S24 (n,), the symbols by name, as 'Se Se', with numbers where that is
-    too long, as 'O50 Ti50'. Ordered by the first atom of each.
+    are no others. members: int64 (m,), the column of each of the m atoms, and numbers: uint8 (m,),
+    their atomic numbers. Ordered by the first atom of each.
     """
 
     x: np.ndarray
@@ -55,7 +56,13 @@ class Columns:
     count: np.ndarray
     z_sum: np.ndarray
     site_class: np.ndarray
-    elements: np.ndarray
+    members: np.ndarray
+    numbers: np.ndarray
+
+    @cached_property
+    def elements(self) -> np.ndarray:
+        """The symbols of each by name, S24 (n,): 'Se Se', or 'O50 Ti50' where that is too long."""
+        return _name_elements(self.members, self.numbers, len(self.x))
 
 
 def find_columns(
@@ -79,17 +86,18 @@ def find_columns(
     if not np.isfinite(positions).all():
         raise SampleError("an atom's position is NaN or infinite: it belongs to no column")
     points = np.ascontiguousarray(positions[:, :2], dtype=np.float64)
-    chain = _number(link_atoms(points, float(tolerance)))
+    first = link_atoms(points, float(tolerance))
+    chain = (np.cumsum(first == np.arange(len(first))) - 1)[first]
     column = _cut_chains(chain, points, positions[:, 2], SPREAD * tolerance)
-    count = np.bincount(column)
-    x, y = (np.bincount(column, values) / count for values in points.T)
+    count, (x, y) = _find_middles(column, points)
     return Columns(
         x,
         y,
         count.astype(np.int32),
         np.bincount(column, numbers).astype(np.int32),
         _rank_classes(column, numbers, tags, len(count)),
-        _name_elements(column, numbers, len(count)),
+        column,
+        numbers,
     )
 
 
@@ -98,7 +106,7 @@ def tabulate_columns(columns: Columns, path: ScanPath) -> dict[str, np.ndarray]:
 
     Shown is what lies within the outermost half pixels: -0.5 <= pixel_x < nx - 0.5, and so on.
     """
-    pixels = locate(path, np.stack([columns.x, columns.y], axis=1))
+    pixels = _locate_columns(columns, path)
     shown = is_inside(pixels, path.shape)
     values = {
         "x": columns.x,
@@ -115,13 +123,20 @@ def tabulate_columns(columns: Columns, path: ScanPath) -> dict[str, np.ndarray]:
     }
 
 
+def count_shown(columns: Columns, path: ScanPath) -> int:
+    """How many columns an image shows: the rows of `tabulate_columns`."""
+    return int(np.count_nonzero(is_inside(_locate_columns(columns, path), path.shape)))
+
+
 def place_defects(defects: Sequence[Mapping[str, Any]], path: ScanPath) -> list[dict[str, Any]]:
     """All defects of a structure as rows of one image: with DEFECT_PLACE_COLUMNS.
 
     defects: rows with x and y in A, as `Structure.defects`; those that the image does not show
     have inside = 0.
     """
-    points = np.array([(row["x"], row["y"]) for row in defects], dtype=np.float64).reshape(-1, 2)
+    if not defects:
+        return []
+    points = np.array([(row["x"], row["y"]) for row in defects], dtype=np.float64)
     pixels = locate(path, points)
     inside = is_inside(pixels, path.shape)
     return [
@@ -135,6 +150,11 @@ def is_inside(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return ((pixels >= -0.5) & (pixels < np.array(shape[::-1]) - 0.5)).all(axis=1)
 
 
+def _locate_columns(columns: Columns, path: ScanPath) -> np.ndarray:
+    """Pixel coordinates (n, 2) of the columns."""
+    return locate(path, np.stack([columns.x, columns.y], axis=1))
+
+
 def _number(chain: np.ndarray) -> np.ndarray:
     """Consecutive numbers of the groups, in the order of their first atoms."""
     firsts, number = np.unique(chain, return_index=True, return_inverse=True)[1:]
@@ -143,11 +163,16 @@ def _number(chain: np.ndarray) -> np.ndarray:
     return rank[number]
 
 
+def _find_middles(column: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Number of atoms of each column, and their mean x and y."""
+    count = np.bincount(column)
+    return count, [np.bincount(column, values) / count for values in points.T]
+
+
 def _cut_chains(chain: np.ndarray, points: np.ndarray, z: np.ndarray, reach: float) -> np.ndarray:
     """The number of each atom's column, after chains that spread beyond `reach` are cut."""
-    count = np.bincount(chain)
-    middle = np.stack([np.bincount(chain, values) / count for values in points.T], axis=1)
-    far = np.hypot(*(points - middle[chain]).T) > reach
+    count, (x, y) = _find_middles(chain, points)
+    far = np.hypot(points[:, 0] - x[chain], points[:, 1] - y[chain]) > reach
     if not far.any():
         return chain
     column = chain.copy()

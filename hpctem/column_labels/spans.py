@@ -55,7 +55,10 @@ class Spans:
 
 def lay_lines(path: ScanPath, frame: int | None = None) -> Lines:
     """The lines of one frame; without `frame` of the mean over the frames."""
-    starts = path.lines.mean(axis=0) if frame is None else path.lines[frame]
+    lines = path.lines
+    if frame is None and path.frames > 1:
+        lines = lines.mean(axis=0, keepdims=True)
+    starts = lines[frame or 0]
     axis = path.row_direction
     across = starts @ np.array([-axis[1], axis[0]])
     offset = path.columns @ axis

@@ -14,8 +14,8 @@ from hpctem.collection.collection import Collection
 from hpctem.collection.columns import Column
 from hpctem.collection.objects import list_object_columns
 from hpctem.export.files import Written
-from hpctem.export.labels import Label
-from hpctem.export.metadata import OWN, label_folder
+from hpctem.export.maps import Map
+from hpctem.export.metadata import OWN, map_folder
 from hpctem.export.objects import OBJECTS, list_objects
 from hpctem.export.plan import FORMATS, Choice, Form
 
@@ -108,7 +108,7 @@ def describe_dataset(
     distribution = [_describe_file(item) for item in written if not (single and item.image)]
     folders = {"images": ("images", "the images")} if single else {}
     if single:
-        folders |= {_name_set(label): _tell_set(label) for label in form.labels}
+        folders |= {each.spell("-", many=True): _tell_set(each) for each in form.maps}
     distribution += [_describe_folder(name, *told, pixels) for name, told in folders.items()]
     return {
         "@context": CONTEXT,
@@ -144,18 +144,14 @@ def _describe_file(item: Written) -> dict[str, Any]:
     }
 
 
-def _name_set(label: Label) -> str:
-    return "labels" if label.key == "label" else f"labels-{label.name}"
-
-
-def _tell_set(label: Label) -> tuple[str, str]:
-    """Folder of a label's files, and what they are in words."""
-    told = "the labels" if label.key == "label" else f"the labels {label.name}"
-    if label.description:
-        told += f": {label.description}"
-    if label.classes:
-        told += f" (0 background, {', '.join(f'{k} {c}' for k, c in enumerate(label.classes, 1))})"
-    return str(label_folder(label.key)), told
+def _tell_set(each: Map) -> tuple[str, str]:
+    """Folder of the files of a label or detector, and what they are in words."""
+    told = f"the {each.spell(' ', many=True)}"
+    if each.description:
+        told += f": {each.description}"
+    if each.classes:
+        told += f" (0 background, {', '.join(f'{k} {c}' for k, c in enumerate(each.classes, 1))})"
+    return str(map_folder(each)), told
 
 
 def _describe_folder(

@@ -14,9 +14,10 @@ import hpctem
 from hpctem.collection.collection import Collection
 from hpctem.export.croissant import SUMS, About, describe_dataset
 from hpctem.export.files import Written, open_new, read_back
+from hpctem.export.maps import Map
 from hpctem.export.metadata import write_metadata
 from hpctem.export.plan import Choice, Form, Part, Shard, describe_scale
-from hpctem.export.stacks import describe_label
+from hpctem.export.stacks import describe_map
 
 REQUEST, CROISSANT, CAMPAIGNS = "export.json", "croissant.json", "campaigns"
 FORMAT = "hpctem export 1"
@@ -50,12 +51,15 @@ def write_descriptions(
     used = [form.names[path] for path in form.views]
     maps = ", ".join(label.name for label in form.labels)
     labels = f"labels ({maps})" if len(form.labels) > 1 else "labels"
+    detectors = ", ".join(each.name for each in form.detectors)
+    held = [labels] * bool(form.labels) + [f"detectors ({detectors})"] * bool(detectors)
+    beside = " and ".join([*held, "metadata"])
     dataset = describe_dataset(
         name=f"hpctem-{'-'.join(used)}",
         description=(
             f"{total} simulated {_name_technique(collection)} images of the campaigns "
-            f"{', '.join(used)} with {f'{labels} and ' * bool(form.labels)}metadata, exported as "
-            f"{choice.format} by hpctem {hpctem.__version__}"
+            f"{', '.join(used)} with {beside}, exported as {choice.format} "
+            f"by hpctem {hpctem.__version__}"
         ),
         about=replace(about, published=about.published or _date_of(shards)),
         choice=choice,
@@ -81,10 +85,8 @@ def describe_request(
             "dtype": form.dtype.name,
             "shape": form.shape,
             "scale": describe_scale(form),
-            "labels": [
-                {"name": label.name, "dtype": label.dtype.name, **describe_label(label)}
-                for label in form.labels
-            ],
+            "labels": [_tell_map(label) for label in form.labels],
+            "detectors": [_tell_map(each) for each in form.detectors],
         },
         "databases": [
             {
@@ -109,6 +111,12 @@ def describe_request(
         ],
     }
     return json.dumps(request, indent=1, sort_keys=True)
+
+
+def _tell_map(each: Map) -> dict[str, Any]:
+    """Name, type and meaning of a label or detector."""
+    segments = {"segments": each.segments[0]} if each.segments else {}
+    return {"name": each.name, "dtype": each.dtype.name, **segments, **describe_map(each)}
 
 
 def _name_technique(collection: Collection) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import h5py
 
-from hpctem.export.labels import Label
 from hpctem.export.plan import Choice, Form, Shard
 from hpctem.export.stacks import (
-    describe_label,
+    describe_map,
     list_axes,
     write_columns,
     write_stack,
@@ -31,11 +30,14 @@ def write_emd(
 ) -> None:
     """The file of one shard; all ranks call it. `texts` become attributes of /comments.
 
-    dim1 counts the images, dim2 is y, dim3 is x, in nm where all pixels have the same size. Columns
-    are datasets of /metadata, one value for each image.
+    dim1 counts the images, the last two are y and x, in nm where all pixels have the same size; of
+    a detector with segments dim2 counts these. The only label is /data/labels, else each is
+    /data/labels_NAME, a further detector /data/detectors_NAME. Columns are datasets of /metadata,
+    one value for each image.
     """
 
-    datasets = (IMAGES, *(_place(label) for label in form.labels))
+    places = {each: f"/data/{each.spell('_', many=True)}/data" for each in form.maps}
+    datasets = (IMAGES, *places.values())
 
     def describe(file: h5py.File) -> None:
         file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
@@ -47,9 +49,9 @@ def write_emd(
                 values = values / 10 if measured else values
                 attributes = {"name": axis, "units": "[n_m]" if measured else ""}
                 write_values(file, f"{group.name}/dim{number}", values, attributes)
-        for label in form.labels:
-            for name, value in describe_label(label).items():
-                file[_place(label)].attrs[name] = value
+        for each, path in places.items():
+            for name, value in describe_map(each).items():
+                file[path].attrs[name] = value
         write_columns(file, shard, {"images": "/metadata", "structures": "/metadata/structures"})
         for group_name in ("microscope", "sample", "user", "comments"):
             file.require_group(group_name)
@@ -57,11 +59,6 @@ def write_emd(
             _attach(file["comments"], name, text)
 
     write_stack(path, shard, form, choice.compress, datasets, describe, communicator)
-
-
-def _place(label: Label) -> str:
-    """The dataset of a label: of the only one /data/labels, of several /data/labels_NAME."""
-    return "/data/labels/data" if label.key == "label" else f"/data/labels_{label.name}/data"
 
 
 def _attach(group: h5py.Group, name: str, text: str) -> None:

@@ -32,7 +32,7 @@ from hpctem.export.description import (
 )
 from hpctem.export.emd import write_emd
 from hpctem.export.files import Written, check_room, name_failures, open_new, read_back
-from hpctem.export.metadata import IMAGES, image_path, label_folder
+from hpctem.export.metadata import IMAGES, image_path, map_folder
 from hpctem.export.nexus import write_nexus
 from hpctem.export.plan import (
     FORMATS,
@@ -69,6 +69,8 @@ class Summary:
     scale    (low, high) that became 0 and 65535, None where values are as stored
     labels   names of the labels that were exported
     left_out names of those that were not
+    detectors       names of the further detectors that were exported
+    left_detectors  names of those that were not
     cut      number of images with stored pixels outside of the scale, which were cut
     """
 
@@ -79,6 +81,8 @@ class Summary:
     scale: tuple[float, float] | None
     labels: tuple[str, ...]
     left_out: tuple[str, ...]
+    detectors: tuple[str, ...]
+    left_detectors: tuple[str, ...]
     cut: int
 
 
@@ -147,9 +151,8 @@ def _plan(
         with name_failures(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if choice.compress == "none" and form.shape is not None:
-                pixel = form.dtype.itemsize + form.label_bytes
                 total = sum(len(part.collection) for part in parts)
-                check_room(target.parent, total * pixel * int(np.prod(form.shape)))
+                check_room(target.parent, total * form.pixel_bytes * int(np.prod(form.shape)))
         return _Plan(form, request, False)
     try:
         found = (target / REQUEST).read_text()
@@ -210,7 +213,7 @@ def _fails_first(working: Path) -> bool:
 
 def _make_folders(working: Path, shards: Sequence[Shard], choice: Choice, form: Form) -> None:
     """All folders, by one rank and before any file: no rank makes one that another has removed."""
-    kinds = [IMAGES, *(label_folder(label.key) for label in form.labels)]
+    kinds = [IMAGES, *map(map_folder, form.maps)]
     folders = {image_path(shard, "", choice, kind).parent for shard in shards for kind in kinds}
     for folder in sorted({*folders, PurePosixPath(CAMPAIGNS)}):
         (working / folder).mkdir(parents=True, exist_ok=True)
@@ -258,21 +261,20 @@ def _cut(shards: Sequence[Shard], length: int) -> Iterator[Shard]:
 def _write_files(
     folder: Path, shard: Shard, record: Record, choice: Choice, form: Form
 ) -> list[Written]:
-    """The image and its labels as files of the same name in folders of their own."""
+    """The image and what goes with it as files of the same name in folders of their own."""
     height, width = record.steps
     notes = {"key": record.key, "pixel_size": f"{width:.10g} x {height:.10g} angstrom"}
-    if form.scale is not None:
-        notes["stored_range"] = f"{form.scale[0]:.10g} {form.scale[1]:.10g}"
-    pixels = {IMAGES: record.image}
-    pixels |= {label_folder(key): label for key, label in record.labels.items()}
+    scaled = {} if form.scale is None else {"stored_range": "{:.10g} {:.10g}".format(*form.scale)}
+    pixels = {IMAGES: (record.image, notes | scaled)}
+    pixels |= {map_folder(each): (values, notes) for each, values in record.maps.items()}
     written = []
-    for inner, image in pixels.items():
+    for inner, (image, told) in pixels.items():
         path = image_path(shard, record.key, choice, inner)
         with open_new(folder / path) as stream:
             if choice.format == "png":
-                write_png(stream, image, notes)
+                write_png(stream, image, told)
             else:
-                write_tiff(stream, image, record.steps, notes, choice.compress == "gzip")
+                write_tiff(stream, image, record.steps, told, choice.compress == "gzip")
         written.append(read_back(folder, path, image=True))
     return written
 
@@ -288,6 +290,8 @@ def _summarize(parts: Sequence[Part], target: Path, form: Form, present: bool) -
         scale=form.scale,
         labels=tuple(label.name for label in form.labels),
         left_out=form.left_out,
+        detectors=tuple(each.name for each in form.detectors),
+        left_detectors=form.left_detectors,
         cut=count_cut(parts, form),
     )
 
@@ -310,4 +314,8 @@ def format_summary(target: Path, kind: str, found: Summary) -> str:
         lines.append(f"without labels; {why}")
     elif found.left_out:
         lines.append(f"left out: the labels {', '.join(found.left_out)}")
+    if found.detectors:
+        lines.append(f"further detectors: {', '.join(found.detectors)}")
+    if found.left_detectors:
+        lines.append(f"left out: the further detectors {', '.join(found.left_detectors)}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpctem.collection.columns import Column
 from hpctem.collection.objects import list_object_columns, read_objects
+from hpctem.export.maps import Map
 from hpctem.export.objects import list_objects
 from hpctem.export.plan import FORMATS, Choice, Form, Shard, make_keys
 from hpctem.export.records import read_columns
@@ -67,7 +68,7 @@ def _write_table(folder: Path, names: tuple[str, str], tables: Iterable[pyarrow.
 def image_path(
     shard: Shard, key: str, choice: Choice, folder: PurePosixPath = IMAGES
 ) -> PurePosixPath:
-    """The file of an image, or of one of its labels in a folder of `label_folder`."""
+    """The file of an image, or of what goes with it in a folder of `map_folder`."""
     form = FORMATS[choice.format]
     if form.kind != "file":
         return shard.path
@@ -75,9 +76,9 @@ def image_path(
     return part / folder / shard.path.relative_to(part) / f"{key}{form.suffix}"
 
 
-def label_folder(label: str) -> PurePosixPath:
-    """Where the files of a label are: of the only one 'labels', of several 'labels/NAME'."""
-    return PurePosixPath("labels") if label == "label" else PurePosixPath("labels") / label
+def map_folder(each: Map) -> PurePosixPath:
+    """Where its files are: labels (of the only one), labels/NAME, detectors/NAME."""
+    return PurePosixPath(each.spell("/", many=True))
 
 
 def _read_tables(shards: Sequence[Shard], choice: Choice, form: Form) -> Iterator[pyarrow.Table]:

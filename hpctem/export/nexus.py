@@ -9,10 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpctem.collection.stacks import LABELS
 from hpctem.export.plan import Choice, Form, Shard, make_keys
 from hpctem.export.stacks import (
-    describe_label,
+    describe_map,
     list_axes,
     write_columns,
     write_stack,
@@ -32,8 +31,8 @@ def write_nexus(
 ) -> None:
     """The file of one shard; all ranks call it. `texts` are stored under /entry/campaign.
 
-    Images, labels and columns have the paths of a database; a structure's columns are repeated for
-    each of its images, so all datasets have as many rows as there are images.
+    Images, labels, detectors and columns have the paths of a database; a structure's columns are
+    repeated for each of its images, so all datasets have as many rows as there are images.
     """
 
     def describe(file: h5py.File) -> None:
@@ -46,15 +45,14 @@ def write_nexus(
         write_values(file, "/entry/definition", np.array("NXem"), {})
         _describe_stack(file, IMAGES, shard, form, "images as exported")
         file[IMAGES].attrs["view"] = _tell_view(shard, form)
-        for number, label in enumerate(form.labels):
-            path = f"{LABELS}{label.name}"
-            if number == 0:
-                _describe_stack(file, path, shard, form, label.description)
-            for name, value in describe_label(label).items():
-                file[path].attrs[name] = value
+        for label in form.labels[:1]:
+            _describe_stack(file, label.path, shard, form, label.description)
+        for each in form.maps:
+            for name, value in describe_map(each).items():
+                file[each.path].attrs[name] = value
         _describe_groups(file)
 
-    datasets = (IMAGES, *(f"{LABELS}{label.name}" for label in form.labels))
+    datasets = (IMAGES, *(each.path for each in form.maps))
     write_stack(path, shard, form, choice.compress, datasets, describe, communicator)
 
 
@@ -82,7 +80,13 @@ def _tell_view(shard: Shard, form: Form) -> str:
 
 def _describe_groups(file: h5py.File) -> None:
     classes = {"/": "NXroot", "/entry": "NXentry"}
-    for path in ("/", "/entry", "/entry/metadata", "/entry/structures", "/entry/campaign"):
+    parts = (
+        "metadata",
+        "structures",
+        "campaign",
+        *(["detectors"] if "entry/detectors" in file else []),
+    )
+    for path in ("/", "/entry", *(f"/entry/{part}" for part in parts)):
         group = file.require_group(path)
         group.attrs["NX_class"] = classes.get(path, "NXcollection")
     file.attrs["default"] = "entry"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpctem.collection.collection import Collection
-from hpctem.collection.stacks import join_names
+from hpctem.collection.stacks import DETECTORS, LABELS, join_names
 from hpctem.detection.filters import RAW_VIEW
 from hpctem.errors import ConfigError
-from hpctem.export.labels import ALL, Label, plan_labels
+from hpctem.export.maps import ALL, NONE, Map, plan_maps
 
 if TYPE_CHECKING:
     from hpctem.database.reader import Database
@@ -29,7 +29,7 @@ SHARD_BYTES = 128 * 2**20
 STORED, CAMPAIGN = VIEWS = ("stored", "campaign")
 LEVEL = 4
 # Folders and files of an export that a part may not be named as.
-RESERVED = ("images", "labels", "campaigns", "lock")
+RESERVED = ("images", "labels", "detectors", "campaigns", "lock")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Format:
     compressions   that it offers; the first is the default
     integers       images are stored with 16 bits, so that others have to be scaled
     reals          labels of real numbers, such as distances, can be stored
+    segments       several images can be stored as one
     """
 
     suffix: str
@@ -49,6 +50,7 @@ class Format:
     compressions: tuple[str, ...]
     integers: bool = False
     reals: bool = True
+    segments: bool = True
 
 
 FORMATS: Mapping[str, Format] = {
@@ -56,7 +58,7 @@ FORMATS: Mapping[str, Format] = {
     "tfrecord": Format(".tfrecord", "shard", ("none", "gzip")),
     "webdataset": Format(".tar", "shard", ("none", "gzip")),
     "tiff": Format(".tif", "file", ("none", "gzip"), integers=True),
-    "png": Format(".png", "file", ("gzip",), integers=True, reals=False),
+    "png": Format(".png", "file", ("gzip",), integers=True, reals=False, segments=False),
     "emd": Format(".emd", "stack", ("none", "gzip", "lzf")),
 }
 
@@ -72,6 +74,7 @@ class Choice:
     shard      images in one file (TFRecord, WebDataset, HDF5, EMD) or folder (TIFF, PNG)
     scale      (low, high) that become 0 and 65535 in TIFF and PNG; None: counts stay as they are
     labels     names of label maps, or 'all' that every database has, or 'none'
+    detectors  of further detectors, likewise
     """
 
     format: str
@@ -80,6 +83,7 @@ class Choice:
     shard: int | None = None
     scale: tuple[float, float] | None = None
     labels: tuple[str, ...] = (ALL,)
+    detectors: tuple[str, ...] = (NONE,)
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -125,7 +129,9 @@ class Form:
     shape    (ny, nx) of all images, None where they differ
     scale    (low, high) of stored values that became 0 and 65535; None: values as they were
     labels   the label maps that go with every image
+    detectors  images of further detectors, likewise
     left_out names of label maps that some database has and that are not exported
+    left_detectors  names of detectors, likewise
     names    path of a database -> its name in keys: the campaign, and the file where two share it;
              also of those that give no image, so that the names do not depend on what is chosen
     views    path of a database -> view that is applied to its images
@@ -137,17 +143,24 @@ class Form:
     dtype: np.dtype
     shape: tuple[int, int] | None
     scale: tuple[float, float] | None
-    labels: tuple[Label, ...]
+    labels: tuple[Map, ...]
+    detectors: tuple[Map, ...]
     left_out: tuple[str, ...]
+    left_detectors: tuple[str, ...]
     names: Mapping[str, str]
     views: Mapping[str, str]
     left: Mapping[str, str]
     steps: Mapping[str, tuple[float, float] | None]
 
     @property
-    def label_bytes(self) -> int:
-        """Bytes of all labels of a pixel."""
-        return sum(label.dtype.itemsize for label in self.labels)
+    def maps(self) -> tuple[Map, ...]:
+        """All that goes with every image: the labels, then the detectors."""
+        return self.labels + self.detectors
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel, in the image and in all that goes with it."""
+        return self.dtype.itemsize + sum(each.pixel_bytes for each in self.maps)
 
 
 @dataclass(frozen=True)
@@ -187,14 +200,18 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
     scale = choice.scale
     if form.integers and scale is None and dtype != np.uint16:
         scale = _find_range(parts)
-    labels = plan_labels(list(databases.values()), choice.labels, choice.format, form.reals)
-    known = join_names(list(databases.values()))
+    used = list(databases.values())
+    held = (choice.format, form.reals, form.segments)
+    labels = plan_maps(used, LABELS, choice.labels, *held)
+    detectors = plan_maps(used, DETECTORS, choice.detectors, *held)
     return Form(
         dtype=np.dtype(np.uint16) if form.integers else dtype,
         shape=shapes.pop() if len(shapes) == 1 else None,
         scale=scale,
         labels=labels,
-        left_out=tuple(name for name in known if name not in [label.name for label in labels]),
+        detectors=detectors,
+        left_out=_list_left(used, LABELS, labels),
+        left_detectors=_list_left(used, DETECTORS, detectors),
         names=name_databases(_all_databases(parts)),
         views=views if applied else raw,
         left=raw if applied else views,
@@ -298,6 +315,12 @@ def _used_databases(part: Part) -> list[Database]:
     return [part.collection.databases[number] for number in used]
 
 
+def _list_left(databases: Sequence[Database], group: str, maps: Sequence[Map]) -> tuple[str, ...]:
+    """Names that some database has in a group and that are not exported."""
+    exported = [each.name for each in maps]
+    return tuple(name for name in join_names(databases, group) if name not in exported)
+
+
 def _find_steps(database: Database) -> tuple[float, float] | None:
     y, x = database.layout.stacks[0].axes
     return (y.step, x.step) if x.units else None
@@ -321,8 +344,7 @@ def _find_range(parts: Sequence[Part]) -> tuple[float, float]:
 def _shard_length(form: Form) -> int:
     if form.shape is None:
         return 256
-    size = int(np.prod(form.shape)) * (form.dtype.itemsize + form.label_bytes)
-    return max(1, SHARD_BYTES // size)
+    return max(1, SHARD_BYTES // (int(np.prod(form.shape)) * form.pixel_bytes))
 
 
 def _shard_path(part: str, number: int, count: int, choice: Choice) -> PurePosixPath:

@@ -24,43 +24,53 @@ def write_tiff(
     notes: Mapping[str, Any],
     packed: bool,
 ) -> None:
-    """A greyscale TIFF (revision 6.0) of one strip.
+    """A greyscale TIFF (revision 6.0) of one strip, or of a page of one strip for each segment.
 
-    image   (ny, nx) uint8, uint16 or float32
+    image   (ny, nx) or (segments, ny, nx), uint8, uint16 or float32
     steps   (height, width) of a pixel in angstrom; stored in nm as ImageJ does (pixels per unit,
             the unit in the description) and as DigitalMicrograph does (its private tags, from which
             RosettaSciIO takes the unit), because the unit of TIFF itself is too coarse
     notes   lines name=value of the description
     packed  Deflate instead of plain bytes
     """
-    data = np.ascontiguousarray(image).astype(image.dtype.newbyteorder("<")).tobytes()
-    data = zlib.compress(data, LEVEL) if packed else data
+    pages = image[None] if image.ndim == 2 else image
+    strips = [page.astype(page.dtype.newbyteorder("<")).tobytes() for page in pages]
+    if packed:
+        strips = [zlib.compress(strip, LEVEL) for strip in strips]
     y, x = (step / 10 for step in steps)
     lines = ["ImageJ=1.11a", "unit=nm", *(f"{name}={value}" for name, value in notes.items())]
-    tags: list[tuple[int, int, Any]] = [
-        (256, LONG, image.shape[1]),
-        (257, LONG, image.shape[0]),
-        (258, SHORT, image.dtype.itemsize * 8),
-        (259, SHORT, DEFLATE if packed else NO_COMPRESSION),
-        (262, SHORT, 1),  # 0 is black
-        (270, ASCII, "\n".join(lines) + "\n"),
-        (273, LONG, 8),  # the strip follows the header
-        (277, SHORT, 1),
-        (278, LONG, image.shape[0]),
-        (279, LONG, len(data)),
-        (282, RATIONAL, Fraction(1 / x).limit_denominator(10**6)),
-        (283, RATIONAL, Fraction(1 / y).limit_denominator(10**6)),
-        (296, SHORT, 1),  # pixels per the unit that ImageJ names
-        *([(339, SHORT, 3)] if image.dtype.kind == "f" else []),  # the samples are real numbers
-        (65003, ASCII, "nm"),
-        (65004, ASCII, "nm"),
-        (65009, DOUBLE, x),
-        (65010, DOUBLE, y),
-    ]
-    padding = len(data) % 2
-    directory = 8 + len(data) + padding
-    stream.write(struct.pack("<2sHI", b"II", 42, directory) + data + b"\0" * padding)
-    stream.write(_encode_directory(tags, directory))
+    if len(pages) > 1:
+        lines[1:1] = [f"images={len(pages)}", f"slices={len(pages)}"]
+    # ImageJ takes the pages of a stack to lie side by side: all strips come before all directories.
+    data = b"".join(strips)
+    directory = 8 + len(data) + len(data) % 2
+    stream.write(struct.pack("<2sHI", b"II", 42, directory) + data + b"\0" * (len(data) % 2))
+    place = 8
+    for number, strip in enumerate(strips):
+        tags: list[tuple[int, int, Any]] = [
+            (256, LONG, image.shape[-1]),
+            (257, LONG, image.shape[-2]),
+            (258, SHORT, image.dtype.itemsize * 8),
+            (259, SHORT, DEFLATE if packed else NO_COMPRESSION),
+            (262, SHORT, 1),  # 0 is black
+            (270, ASCII, "\n".join(lines) + "\n"),
+            (273, LONG, place),
+            (277, SHORT, 1),
+            (278, LONG, image.shape[-2]),
+            (279, LONG, len(strip)),
+            (282, RATIONAL, Fraction(1 / x).limit_denominator(10**6)),
+            (283, RATIONAL, Fraction(1 / y).limit_denominator(10**6)),
+            (296, SHORT, 1),  # pixels per the unit that ImageJ names
+            *([(339, SHORT, 3)] if image.dtype.kind == "f" else []),  # samples are real numbers
+            (65003, ASCII, "nm"),
+            (65004, ASCII, "nm"),
+            (65009, DOUBLE, x),
+            (65010, DOUBLE, y),
+        ]
+        encoded = _encode_directory(tags, directory, number + 1 == len(strips))
+        stream.write(encoded)
+        place += len(strip)
+        directory += len(encoded)
 
 
 def write_png(stream: IO[bytes], image: np.ndarray, notes: Mapping[str, Any]) -> None:
@@ -73,8 +83,11 @@ def write_png(stream: IO[bytes], image: np.ndarray, notes: Mapping[str, Any]) ->
     Image.fromarray(image).save(stream, "PNG", pnginfo=texts, compress_level=LEVEL)
 
 
-def _encode_directory(tags: list[tuple[int, int, Any]], place: int) -> bytes:
-    """The image file directory at byte `place` of the file, and what does not fit into it."""
+def _encode_directory(tags: list[tuple[int, int, Any]], place: int, last: bool) -> bytes:
+    """The image file directory at byte `place` of the file, and what does not fit into it.
+
+    The next directory, if it is not the last one, follows at once.
+    """
     entries, values = [], b""
     outside = place + 2 + 12 * len(tags) + 4
     for tag, kind, value in tags:
@@ -85,7 +98,8 @@ def _encode_directory(tags: list[tuple[int, int, Any]], place: int) -> bytes:
         else:
             field = raw.ljust(4, b"\0")
         entries.append(struct.pack("<HHI", tag, kind, count) + field)
-    return struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0) + values
+    after = 0 if last else outside + len(values)
+    return struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", after) + values
 
 
 def _encode_value(kind: int, value: Any) -> tuple[bytes, int]:

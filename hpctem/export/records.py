@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpctem.collection.stacks import DETECTORS, LABELS
 from hpctem.detection.filters import apply_view
+from hpctem.export.maps import Map
 from hpctem.export.plan import Form, Part, make_keys
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Record:
 
     key      unique in the export, safe as a file name
     image    (ny, nx) of the form's dtype
-    labels   key of a label -> its map (ny, nx)
+    maps     labels (ny, nx), images of further detectors (ny, nx) or (segments, ny, nx)
     steps    (height, width) of a pixel in angstrom
     columns  name -> number or text, None where the image's campaign has no such column, a list of
              numbers for a column of vectors
@@ -32,7 +34,7 @@ class Record:
 
     key: str
     image: np.ndarray
-    labels: dict[str, np.ndarray]
+    maps: dict[Map, np.ndarray]
     steps: tuple[float, float]
     columns: dict[str, Any]
 
@@ -44,9 +46,9 @@ def read_records(part: Part, start: int, stop: int, form: Form) -> Iterator[Reco
         rows = read_columns(part, first, last).to_pylist()
         keys = make_keys(part, form, first, last)
         for index, key, columns in zip(range(first, last), keys, rows, strict=True):
-            image, labels = read_image(part, index, form), read_labels(part, index, form)
+            image, maps = read_image(part, index, form), read_maps(part, index, form)
             steps = form.steps[source_of(part, index)] or (columns.get("pixel_size") or 1.0,) * 2
-            yield Record(key, image, labels, steps, columns)
+            yield Record(key, image, maps, steps, columns)
 
 
 def read_columns(part: Part, start: int, stop: int) -> pyarrow.Table:
@@ -63,11 +65,12 @@ def read_image(part: Part, index: int, form: Form) -> np.ndarray:
     return np.ascontiguousarray(image, form.dtype)
 
 
-def read_labels(part: Part, index: int, form: Form) -> dict[str, np.ndarray]:
-    """The labels of image number `index` of a part by their keys in the export."""
+def read_maps(part: Part, index: int, form: Form) -> dict[Map, np.ndarray]:
+    """What goes with image number `index` of a part, in the order of the form."""
     # Of its own database: others of the collection, which give no image, may hold no labels.
-    maps = part.collection[index].labels
-    return {k.key: np.ascontiguousarray(maps[k.name], k.dtype) for k in form.labels}
+    image = part.collection[index]
+    held = {LABELS: image.labels, DETECTORS: image.detectors}
+    return {k: np.ascontiguousarray(held[k.group][k.name], k.dtype) for k in form.maps}
 
 
 def source_of(part: Part, index: int) -> str:

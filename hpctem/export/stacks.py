@@ -1,4 +1,4 @@
-"""Images and labels as stacks in one HDF5 file: compressed by all ranks, written by the first.
+"""Images, labels, detectors as stacks in one HDF5 file: all ranks compress, the first writes.
 
 A chunk is one image. Each rank turns its images into finished chunks with HDF5's own filters, in a
 file that exists in memory only; rank 0 puts them into the file in the order of the rows. So the
@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 
 from hpctem.database.schema import fit_text
-from hpctem.export.labels import Label
+from hpctem.export.maps import Map
 from hpctem.export.plan import LEVEL, Form, Shard, common_steps
-from hpctem.export.records import read_image, read_labels
+from hpctem.export.records import read_image, read_maps
 from hpctem.parallel import Communicator
 
 T = TypeVar("T")
@@ -39,20 +39,20 @@ def write_stack(
 ) -> None:
     """Write one file; all ranks call it.
 
-    datasets   path of the images and of each label
+    datasets   path of the images and of all maps of the form
     describe   adds everything else to the file, once its datasets are there
     """
     assert form.shape is not None
-    dtypes = (form.dtype, *(label.dtype for label in form.labels))
+    dtypes = (form.dtype, *(each.dtype for each in form.maps))
+    shapes = (form.shape, *((*each.segments, *form.shape) for each in form.maps))
     filters = choose_filters(compress)
-    pixel = form.dtype.itemsize + form.label_bytes
-    size = max(1, BLOCK_BYTES // (int(np.prod(form.shape)) * pixel))
+    size = max(1, BLOCK_BYTES // (int(np.prod(form.shape)) * form.pixel_bytes))
     blocks = [range(i, min(i + size, shard.stop)) for i in range(shard.start, shard.stop, size)]
 
     def fill(block: range) -> list[Chunks]:
         images = [read_image(shard.part, index, form) for index in block]
-        labels = [read_labels(shard.part, index, form).values() for index in block]
-        return [make_chunks(np.stack(s), filters) for s in (images, *zip(*labels, strict=True))]
+        maps = [read_maps(shard.part, index, form).values() for index in block]
+        return [make_chunks(np.stack(s), filters) for s in (images, *zip(*maps, strict=True))]
 
     computed = compute_in_order(blocks, fill, communicator)
     if communicator.rank != 0:
@@ -63,20 +63,21 @@ def write_stack(
         made = [
             file.create_dataset(
                 name,
-                (len(shard), *form.shape),
+                (len(shard), *shape),
                 dtype,
-                chunks=(1, *form.shape),
+                chunks=(1, *shape),
                 fillvalue=None,
                 track_times=False,
                 **filters,
             )
-            for name, dtype in zip(datasets, dtypes, strict=True)
+            for name, dtype, shape in zip(datasets, dtypes, shapes, strict=True)
         ]
         describe(file)
         for block, stacks in zip(blocks, computed, strict=True):
             for dataset, chunks in zip(made, stacks, strict=True):
                 for row, (mask, data) in zip(block, chunks, strict=True):
-                    dataset.id.write_direct_chunk((row - shard.start, 0, 0), data, mask)
+                    place = (row - shard.start, *[0] * (dataset.ndim - 1))
+                    dataset.id.write_direct_chunk(place, data, mask)
             if disk.failure is not None:
                 return
 
@@ -90,12 +91,13 @@ def choose_filters(compress: str) -> dict[str, Any]:
 
 
 def make_chunks(stack: np.ndarray, filters: Mapping[str, Any]) -> Chunks:
-    """Each image (ny, nx) of a stack as HDF5 stores it: (mask of filters left out, bytes)."""
+    """Each image of a stack as HDF5 stores it: (mask of filters left out, bytes)."""
     if not filters:
         return [(0, image.tobytes()) for image in stack]
     with h5py.File("chunks", "w", driver="core", backing_store=False) as file:
         dataset = file.create_dataset("x", data=stack, chunks=(1, *stack.shape[1:]), **filters)
-        return [dataset.id.read_direct_chunk((row, 0, 0)) for row in range(len(stack))]
+        inner = [0] * (stack.ndim - 1)
+        return [dataset.id.read_direct_chunk((row, *inner)) for row in range(len(stack))]
 
 
 def compute_in_order(
@@ -212,22 +214,23 @@ def write_columns(file: h5py.File, shard: Shard, groups: Mapping[str, str]) -> N
             write_values(file, path, values, attributes)
 
 
-def describe_label(label: Label) -> dict[str, Any]:
-    """What the values of a label mean, as attributes; those that say nothing are left out."""
-    found: dict[str, Any] = {"description": label.description, "units": label.units}
-    found |= {"classes": list(label.classes)} if label.classes else {}
-    found |= {"scale": label.scale} if label.scale != 1 else {}
+def describe_map(each: Map) -> dict[str, Any]:
+    """What the values of a map mean, as attributes; those that say nothing are left out."""
+    found: dict[str, Any] = {"description": each.description, "units": each.units}
+    found |= {"classes": list(each.classes)} if each.classes else {}
+    found |= {"scale": each.scale} if each.scale != 1 else {}
     return {name: value for name, value in found.items() if value != ""}
 
 
 def list_axes(shard: Shard, form: Form, shape: Sequence[int]) -> list[tuple[str, np.ndarray, bool]]:
-    """(name, coordinates, whether in angstrom) of the axes image, y, x of a stack of that shape.
+    """(name, coordinates, whether in angstrom) of the axes image, [segment,] y, x of a stack.
 
     Where the databases' pixels differ, y and x count pixels.
     """
     steps = common_steps(shard.part, form)
     axes: list[tuple[str, np.ndarray, bool]]
     axes = [("image", shard.start + np.arange(shape[0]), False)]
-    for name, length, step in zip("yx", shape[1:], steps or (1, 1), strict=True):
+    axes += [("segment", np.arange(length), False) for length in shape[1:-2]]
+    for name, length, step in zip("yx", shape[-2:], steps or (1, 1), strict=True):
         axes.append((name, step * np.arange(length), steps is not None))
     return axes

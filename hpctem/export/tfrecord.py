@@ -32,8 +32,8 @@ def list_features(record: Record) -> dict[str, Any]:
     image's campaign lacks is left out.
     """
     features: dict[str, Any] = {"key": record.key} | _list_pixels("image", record.image)
-    for key, label in record.labels.items():
-        features |= _list_pixels(key if key == "label" else f"label/{key}", label)
+    for each, pixels in record.maps.items():
+        features |= _list_pixels(each.spell("/"), pixels)
     return features | {k: v for k, v in record.columns.items() if v is not None}
 
 

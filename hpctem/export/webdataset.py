@@ -17,14 +17,13 @@ from hpctem.export.records import Record
 def write_webdataset(stream: IO[bytes], records: Iterable[Record]) -> None:
     """KEY.image.npy, KEY.label.npy and KEY.json (all columns) of each image, without dates.
 
-    Of several labels each is KEY.label_NAME.npy.
+    Of several labels each is KEY.label_NAME.npy, of a further detector KEY.detector_NAME.npy.
     """
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for record in records:
             _add(archive, f"{record.key}.image.npy", encode_array(record.image))
-            for name, label in record.labels.items():
-                inner = name if name == "label" else f"label_{name}"
-                _add(archive, f"{record.key}.{inner}.npy", encode_array(label))
+            for each, pixels in record.maps.items():
+                _add(archive, f"{record.key}.{each.spell('_')}.npy", encode_array(pixels))
             _add(archive, f"{record.key}.json", encode_columns(record.columns))
 
 

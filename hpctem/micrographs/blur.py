@@ -2,10 +2,12 @@
 
 An incoherent image of a thin crystal has the Fourier coefficients
 
-    A_g = u F_g H(|g|) exp(-2 pi^2 s^2 g^2),    F_g = sum_j sigma_j exp(-2 pi i g . r_j) / cell area
+    A_g = u F_g H(|g|) exp(-2 pi^2 s^2 g^2)
+    F_g = sum_j sigma_j O_j(|g|) exp(-2 pi i g . r_j) / area of the cell
 
-with the cross sections sigma of the atoms, the transfer H of a probe in focus without aberrations,
-and a Gaussian of standard deviation s for all else: source, thermal motion, residual aberrations.
+with the cross sections sigma of the atoms and the transforms O of their object functions, the
+transfer H of a probe in focus without aberrations, and a Gaussian of standard deviation s for all
+else: source, thermal motion, residual aberrations.
 log |A_g / F_g H| is a straight line in g^2 whose slope is s^2. The image's units for the whole
 beam, u, are those that give the spots together the power that they have.
 """
@@ -21,6 +23,7 @@ from hpctem.backend import select_backend
 from hpctem.micrographs.geometry import Distortion
 from hpctem.micrographs.pattern import Pattern
 from hpctem.optics.cross_sections import annular_cross_section
+from hpctem.optics.object_functions import object_transfer
 from hpctem.optics.probe import FWHM, Probe, probe_transfer
 from hpctem.structures.unit_cells import Material
 
@@ -69,7 +72,7 @@ def measure_blur(
     indices = np.rint(pattern.places @ distortion.cell.T).astype(np.int64)
     places = pattern.places @ np.linalg.inv(distortion.step)
     lengths = np.linalg.norm(places, axis=1)
-    model, share = structure_amplitudes(material, indices, probe.energy, collection)
+    model, share = structure_amplitudes(material, indices, lengths, probe, collection)
     band = 2 * probe.cutoff
     # The probe is round, so that its transfer along one axis is that at any azimuth.
     transfer = probe_transfer(probe).fill(np.zeros(1), lengths, select_backend("cpu"))[0]
@@ -109,18 +112,38 @@ def measure_blur(
 
 
 def structure_amplitudes(
-    material: Material, indices: np.ndarray, energy: float, collection: tuple[float, float]
+    material: Material,
+    indices: np.ndarray,
+    lengths: np.ndarray,
+    probe: Probe,
+    collection: tuple[float, float],
 ) -> tuple[np.ndarray, float]:
     """|F_g| of a cell projected along its normal, for whole h, k (n, 2), and F_0: shares of a beam.
 
-    energy in eV; collection: inner and outer angle, rad. A bulk crystal counts as one cell thick.
+    lengths: |g| (n,) in 1/A, at which the transform of each element's object function is taken.
+
+    collection: inner and outer angle, rad. A bulk crystal counts as one cell thick.
     """
     cell = material.cell[:2, :2]
     area = abs(float(np.linalg.det(cell)))
-    sigma = np.array([annular_cross_section(int(z), energy, *collection) for z in material.numbers])
+    sigma = np.array(
+        [
+            annular_cross_section(
+                int(z), probe.energy, *collection, semiangle_cutoff=probe.semiangle_cutoff
+            )
+            for z in material.numbers
+        ]
+    )
     fractions = material.positions[:, :2] @ np.linalg.inv(cell)
     waves = np.exp(-2j * np.pi * indices @ fractions.T)
-    return np.abs(waves @ sigma) / area, float(sigma.sum()) / area
+    shapes = {
+        z: object_transfer(int(z), probe.energy, probe.semiangle_cutoff, *collection)
+        .fill(np.zeros(1), lengths, select_backend("cpu"))[0]
+        .real
+        for z in set(material.numbers.tolist())
+    }
+    shape = np.stack([shapes[z] for z in material.numbers.tolist()], axis=1)
+    return np.abs((waves * shape) @ sigma) / area, float(sigma.sum()) / area
 
 
 def _fit_decay(

@@ -283,7 +283,7 @@ def _draw_lines(axes: Any, lines: LineMotion, pixel: float | None) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(f"displacement along the line ({name})", fontsize=8)
     axes.set_ylabel("line", fontsize=8)
-    reach = 1.05 * float(np.abs(lines.displacements).max()) * unit
+    reach = 1.05 * float(np.abs(lines.displacements).max()) * unit or 1.0
     axes.set_xlim(-reach, 3.2 * reach)
     inset = axes.inset_axes((0.62, 0.12, 0.36, 0.36))
     count = min(40, len(lines.covariance))

@@ -297,7 +297,9 @@ def _propose_film(
     if slow is None or blur is None or distortion is None:
         return 0.0
     pixel = math.sqrt(abs(distortion.step[0, 0] * distortion.step[1, 1]))
-    scatters = CARBON_DENSITY * annular_cross_section(6, optics.energy, *optics.collection)
+    scatters = CARBON_DENSITY * annular_cross_section(
+        6, optics.energy, *optics.collection, semiangle_cutoff=optics.semiangle
+    )
     deviation = slow.deviation / blur.scale / scatters
     relative = math.hypot(slow.errors[0] / slow.deviation, blur.scale_error / blur.scale)
     how = "power below the first spots"

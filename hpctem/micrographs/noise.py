@@ -74,7 +74,8 @@ def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Ge
     for _ in range(100):
         chosen = generator.integers(len(sums), size=len(sums))
         fits.append(_fit_growth(sums[chosen].sum(axis=0)))
-    counts, means, variances = sums.sum(axis=0)
+    levels = sums.sum(axis=0)
+    counts, means, variances = levels[:, levels[0] > 0]
     (variance, gain, zero), drawn = fits[0], np.array(fits[1:])
     error, gain_error = (float(x) for x in drawn[:, :2].std(axis=0))
     low, high = np.percentile(drawn[:, 2], (16, 84))
@@ -114,7 +115,10 @@ def _fit_growth(sums: np.ndarray) -> tuple[float, float, float]:
     """
     counts = np.maximum(sums[0], 1)
     means, variances = sums[1] / counts, sums[2] / counts
-    weights = np.sqrt(counts) / np.maximum(variances, 1e-300)
+    top = float(variances.max())
+    if not top > 0:
+        return 0.0, 0.0, math.nan
+    weights = np.sqrt(counts) / np.maximum(variances / top, 1e-6)
     weights[sums[0] == 0] = 0.0
     centre = float(np.average(means, weights=weights))
     gain, level = (float(x) for x in np.polyfit(means - centre, variances, 1, w=weights))

@@ -148,7 +148,9 @@ def _fit_warp(
     rows, columns = max(1, ny // side), max(1, nx // side)
 
     def add_up(values: np.ndarray) -> np.ndarray:
-        bands = np.add.reduceat(np.where(usual, values, 0.0), edges(ny, rows), axis=0)
+        bands = np.add.reduceat(
+            np.where(usual, values, 0.0), edges(ny, rows), axis=0, dtype=np.float64
+        )
         return np.add.reduceat(bands, edges(nx, columns), axis=1).ravel()
 
     xx, xy, yy = add_up(slope_x**2), add_up(slope_x * slope_y), add_up(slope_y**2)

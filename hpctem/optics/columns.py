@@ -10,6 +10,7 @@ where a column is more than its pairs, it is a first correction only.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from hpctem.backend import Backend
 from hpctem.optics.annuli import Annulus
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import fast_size
+from hpctem.optics.object_functions import neighbouring_angles
 from hpctem.optics.probe import Probe
 from hpctem.optics.scan_grid import ScanGrid
 from hpctem.optics.stem import StemMultislice, scan_detectors
@@ -31,8 +33,11 @@ DEEPEST = 5.0
 OFFSETS = np.linspace(0, FARTHEST, 9)
 """Distances across the beam at which gains are computed."""
 
-SIDE, STEPS = 20.0, 0.1
-"""Window of the multislice in A, and to what distances along the beam are rounded."""
+NODE_DEPTH = 0.25
+"""Distances along the beam at which gains are computed are multiples of this in A."""
+
+SIDE, APART = 20.0, 15.0
+"""Window of the multislice, and between the pairs that it images together, in A."""
 
 
 def correct_pairs(
@@ -44,12 +49,15 @@ def correct_pairs(
     outer: float,
     backend: Backend,
     parametrization: str = "lobato",
+    blurs: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cross sections in A^2, float64 (n,), of atoms that stand alone or in front of each other.
 
     `positions`: float64 (n, 3) in A, the beam along +z; `numbers`: integer (n,); `weights`: the
     cross sections of isolated atoms, float64 (n,); `probe`: of which energy and convergence
-    semiangle count; `inner`, `outer` in rad. Both atoms of a pair are multiplied by its gain.
+    semiangle count; `inner`, `outer` in rad; `blurs`: None or float (n,), one-dimensional rms
+    displacement of each atom in A, over which the gain is averaged. Both atoms of a pair are
+    multiplied by its gain.
     """
     from scipy.spatial import cKDTree
 
@@ -60,28 +68,49 @@ def correct_pairs(
     depth = positions[pairs[:, 1], 2] - positions[pairs[:, 0], 2]
     pairs[depth < 0] = pairs[depth < 0, ::-1]
     depth = np.abs(depth)
-    near = (depth < DEEPEST) & (depth > STEPS)
+    near = (depth < DEEPEST) & (depth > NODE_DEPTH)
     pairs, depth = pairs[near], depth[near]
     offset = np.hypot(*(positions[pairs[:, 1], :2] - positions[pairs[:, 0], :2]).T)
-    keys = np.stack([*numbers[pairs].T.astype(int), np.rint(depth / STEPS).astype(int)], axis=1)
-    kinds, which = np.unique(keys, axis=0, return_inverse=True)
+    spread = np.zeros(len(pairs)) if blurs is None else np.hypot(*np.asarray(blurs)[pairs].T)
+    below = np.floor(depth / NODE_DEPTH).astype(np.int64)
+    kinds, which = np.unique(
+        np.column_stack([numbers[pairs].astype(np.int64), below, spread]),
+        axis=0, return_inverse=True,
+    )  # fmt: skip
+    setting = probe.energy, inner, outer, backend, parametrization
     factors = np.ones_like(weights)
-    setting = (probe.energy, round(probe.semiangle_cutoff, 4), inner, outer)
-    for n, (first, second, steps) in enumerate(kinds.tolist()):
-        gains = pair_gains((first, second), steps * STEPS, *setting, backend, parametrization)
+    for n, (first, second, step, blur) in enumerate(kinds.tolist()):
         of_kind = which.reshape(-1) == n
-        added = np.interp(offset[of_kind], OFFSETS, gains) - 1
+        above = depth[of_kind] / NODE_DEPTH - step
+        added = np.zeros(above.shape)
+        for node, share in ((step, 1 - above), (step + 1, above)):
+            gains = np.zeros(OFFSETS.size)
+            for angle, part in neighbouring_angles(probe.semiangle_cutoff):
+                depths = (int(first), int(second)), node * NODE_DEPTH
+                gains += part * pair_gains(*depths, angle, *setting)
+            added += share * (np.interp(offset[of_kind], OFFSETS, _smear(gains, blur)) - 1)
         for end in (0, 1):
             np.add.at(factors, pairs[of_kind, end], added)
     return weights * factors
 
 
-@lru_cache(maxsize=256)
+def _smear(gains: np.ndarray, blur: float) -> np.ndarray:
+    """Mean gains at `OFFSETS` of pairs whose offset has the rms `blur` in A along each axis."""
+    if not blur:
+        return gains
+    nodes, shares = np.polynomial.hermite_e.hermegauss(12)
+    shares = shares / shares.sum()
+    along = OFFSETS[:, None, None] + blur * nodes[:, None]
+    moved = np.interp(np.hypot(along, blur * nodes), OFFSETS, gains)
+    return np.einsum("nij,i,j->n", moved, shares, shares)
+
+
+@lru_cache(maxsize=1024)
 def pair_gains(
     numbers: tuple[int, int],
     depth: float,
-    energy: float,
     semiangle_cutoff: float,
+    energy: float,
     inner: float,
     outer: float,
     backend: Backend,
@@ -95,21 +124,23 @@ def pair_gains(
     probe, annulus = Probe(energy, semiangle_cutoff), Annulus(inner, outer)
     # the finest of what the detector needs, a little inside the band limit of two thirds
     side = fast_size(SIDE * 3.1 * (outer + semiangle_cutoff) / wavelength(energy))
-    pixel = (SIDE / side, SIDE / side)
+    pixel, step = SIDE / side, math.ceil(APART * side / SIDE)
     multislice = StemMultislice((side, side), slice_thickness=1.0, parametrization=parametrization)
-    middle = SIDE / 2
-
-    def collect(offset: float, chosen: list[int]) -> float:
-        places = np.array([[middle, middle, 2.0], [middle + offset, middle, 2.0 + depth]])
-        point = ScanGrid((middle + offset / 2, middle), (1, 1), (1, 1), pixel)
-        signals = scan_detectors(
-            places[None, chosen], np.array(numbers)[chosen], depth + 4, point, probe, (annulus,),
-            multislice, backend,
-        )  # fmt: skip
-        return float(signals.values[0, 0, 0])
-
-    gains = np.array(
-        [collect(x, [0, 1]) / (collect(x, [0]) + collect(x, [1])) for x in OFFSETS.tolist()]
-    )
+    # a row of pairs, one of their first atoms alone and one of their second
+    points = ScanGrid((SIDE, SIDE), (3, OFFSETS.size), (step, step), (pixel, pixel))
+    place = SIDE + step * pixel * np.arange(OFFSETS.size)
+    atoms, chosen = [], []
+    for row, shown in enumerate(((0, 1), (0,), (1,))):
+        for end in shown:
+            x = place + (end - 0.5) * OFFSETS
+            atoms += [(at, place[row], 2.0 + end * depth) for at in x]
+            chosen += [numbers[end]] * OFFSETS.size
+    signals = scan_detectors(
+        np.array(atoms)[None], np.array(chosen), depth + 4, points, probe, (annulus,), multislice,
+        backend,
+    )  # fmt: skip
+    pairs, first, second = signals.values[0].astype(np.float64)
+    gains = pairs / (first + second)
     gains[-1] = 1.0
+    gains.flags.writeable = False
     return gains

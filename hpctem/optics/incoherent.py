@@ -88,14 +88,15 @@ def form_picture(
     kernels = gathering_for(backend)
     ky, kx = (k[: grid.shape[1] // 2 + 1] if a else k for a, k in enumerate(grid.frequencies()))
     kx = np.abs(kx)
-    widths, kinds, layer = _sort_atoms(blurs, None if objects is None else objects[0], len(positions))
+    of_atoms, transfers = objects or (None, ())
+    widths, kinds, layer = _sort_atoms(blurs, of_atoms, len(positions))
     row, column = grid.wrap(np.asarray(positions, dtype=np.float64).reshape(-1, 2))
     deposits, order = make_deposits(row, column, layer, (1, widths.size), grid, backend)
     weight = np.asarray(weights, dtype=np.float32)[order]
     deposits = deposits._replace(weight=backend.asarray(weight))
     table = _table_on(backend)
     half: Any = None
-    shapes = [] if objects is None else [o.fill(ky, kx, backend) for o in objects[1]]
+    shapes = [one.fill(ky, kx, backend) for one in transfers]
     for n, (width, kind) in enumerate(zip(widths, kinds, strict=True)):
         part = backend.rfft2(kernels.deposit(deposits, n, grid.shape, table))
         if width:
@@ -103,7 +104,7 @@ def form_picture(
             along_y, along_x = (backend.asarray(leg, dtype=np.float32) for leg in legs)
             part *= along_y[:, None]
             part *= along_x
-        if objects is not None:
+        if shapes:
             part *= shapes[kind]
         half = part if half is None else half + part
     area = grid.extent[0] * grid.extent[1]
@@ -137,11 +138,15 @@ def _sort_atoms(
     blurs: np.ndarray | None, kinds: np.ndarray | None, atoms: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different pairs of blur and kind, and which of them each atom has."""
-    given = [np.zeros(atoms) if one is None else np.asarray(one) for one in (blurs, kinds)]
-    pairs, layer = np.unique(np.stack(given, axis=1), axis=0, return_inverse=True)
-    if not len(pairs):
-        pairs = np.zeros((1, 2))
-    return pairs[:, 0], pairs[:, 1].astype(np.int64), layer.reshape(-1)
+    if atoms == 0 or (blurs is None and kinds is None):
+        return np.zeros(1), np.zeros(1, dtype=np.int64), np.zeros(atoms, dtype=np.int64)
+    widths, which = np.zeros(1), np.zeros(atoms, dtype=np.int64)
+    if blurs is not None:
+        widths, which = np.unique(np.asarray(blurs, dtype=np.float64), return_inverse=True)
+    own = np.zeros(atoms, dtype=np.int64) if kinds is None else np.asarray(kinds, dtype=np.int64)
+    many = int(own.max()) + 1
+    pairs, layer = np.unique(which * many + own, return_inverse=True)
+    return widths[pairs // many], pairs % many, layer
 
 
 @lru_cache(maxsize=64)

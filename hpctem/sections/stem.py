@@ -248,7 +248,7 @@ class Convolution(Section):
     exponent: Annotated[Distribution, Drawn(None, 0.5, 3.0)] = constant(1.7)
     """Power of the atomic number."""
     width: Annotated[Distribution, Drawn("length", 0.05, 20.0, per="focus", finest="focus")] = (
-        constant(0.5)
+        constant(0.5, per="focus")
     )
     """Standard deviation of the Gaussian point spread function."""
     psf: str | None = Field(

@@ -62,7 +62,7 @@ class Recorded:
     images    dataset -> the recorded image, once it has arrived
     labels    dataset -> label map (ny, nx)
     values    conditions and counts, by the column's name
-    defects, columns   the rows of both tables
+    defects, columns   the rows of both tables; no columns where the campaign lists none
     """
 
     images: Mapping[str, Callable[[], np.ndarray]]
@@ -101,7 +101,7 @@ def compute_images(
         taken, kept = image_focus(experiment, specimen, draw, focus, of_focus)
         recorded.extend(taken)
         patterns.append(kept)
-    return recorded, {path: np.stack([kept[path] for kept in patterns]) for path in patterns[0]}
+    return recorded, {path: tables.stack([kept[path] for kept in patterns]) for path in patterns[0]}
 
 
 def image_focus(
@@ -154,11 +154,8 @@ def record_image(
     seen = look_at_pictures(experiment, pictures, path, thickness, values)
     recorded, values["saturated"] = count_electrons(experiment, draw, image, seen, values)
     labels = label_image(experiment, specimen, path, values)
-    shown, columns = place_atoms(specimen, image, path)
-    values["n_columns"] = len(columns["x"])
-    for kind in experiment.kinds:
-        values[f"n_{kind}"] = sum(row["kind"] == kind for row in shown)
-    return Recorded(recorded, labels, values, shown, columns)
+    counts, shown, columns = list_shown(experiment, specimen, image, path)
+    return Recorded(recorded, labels, values | counts, shown, columns)
 
 
 def scan_carbon(
@@ -219,13 +216,20 @@ def count_electrons(
     return recorded, saturated
 
 
-def place_atoms(
-    specimen: Specimen, image: int, path: ScanPath
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The rows of one image in the tables of defects and of atom columns: what it shows of them."""
+def list_shown(
+    experiment: Experiment, specimen: Specimen, image: int, path: ScanPath
+) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, np.ndarray]]:
+    """What one image shows: how many of each, its rows in the tables of defects and of columns."""
     placed = found.place_defects(specimen.structure.defects, path)
     shown = [row | {"image": image} for row in placed if row["inside"]]
-    return shown, found.tabulate_columns(specimen.columns, path)
+    counts = {f"n_{kind}": sum(row["kind"] == kind for row in shown) for kind in experiment.kinds}
+    columns: dict[str, np.ndarray] = {}
+    if experiment.config.labels.columns:
+        columns = found.tabulate_columns(specimen.columns, path)
+        counts["n_columns"] = len(columns["x"])
+    else:
+        counts["n_columns"] = found.count_shown(specimen.columns, path)
+    return counts, shown, columns
 
 
 def expect_intensity(
@@ -239,7 +243,7 @@ def expect_intensity(
     """The share of the beam that a detector collects at each pixel: (ny, nx) float32."""
     intensity = view.look(path, experiment.backend)
     if thickness is not None:
-        intensity += thickness * np.float32(CARBON_DENSITY * experiment.carbon(dataset))
+        intensity += thickness * np.float32(CARBON_DENSITY * experiment.carbon(dataset, values))
     return add_streaks(intensity, values["flyback_streak"], path.flyback_pixels, experiment.backend)
 
 
@@ -301,14 +305,14 @@ def tabulate_images(experiment: Experiment, recorded: Sequence[Recorded]) -> Row
         for one in recorded
     ]
     for image in arrays:
-        for path in recorded[0].images:
+        for path in recorded[0].images.keys() - {tables.IMAGES}:  # those are measured below
             if not np.isfinite(image[path].sum(dtype=np.float64)):
                 raise SampleError(f"{path} holds NaN or infinity")
     values = [
         dict(one.values) | tables.measure_image(image[tables.IMAGES])
         for one, image in zip(recorded, arrays, strict=True)
     ]
-    rows = {path: np.stack([image[path] for image in arrays]) for path in arrays[0]}
+    rows = {path: tables.stack([image[path] for image in arrays]) for path in arrays[0]}
     return rows | tables.metadata_rows(values, image_columns(experiment.kinds))
 
 

@@ -187,5 +187,7 @@ def _largest_frequency(config: StemConfig) -> float:
     simulation = config.simulation
     if simulation.method == "multislice":
         return 1 / (3 * simulation.sampling)
-    angles = [detector.outer for detector in config.imaging.detectors.values()]
+    probe = config.imaging.probe
+    cone = 0.0 if probe is None else probe.semiangle_cutoff.support[1]
+    angles = [detector.outer + cone for detector in config.imaging.detectors.values()]
     return max(angles, default=0.0) / wavelength(simulation.energy)

@@ -18,11 +18,13 @@ from hpctem.errors import ConfigError
 from hpctem.inputs import read_film
 from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.annuli import Annulus
+from hpctem.optics.columns import correct_pairs
 from hpctem.optics.cross_sections import annular_cross_section
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import fast_size
 from hpctem.optics.incident import choose_window
-from hpctem.optics.point_spread import gaussian_transfer, tabulated_transfer
+from hpctem.optics.object_functions import object_transfer
+from hpctem.optics.point_spread import Transfer, gaussian_transfer, tabulated_transfer
 from hpctem.optics.probe import Probe, defocus_of_chromatic, probe_reach
 from hpctem.optics.scan_grid import ScanGrid, plan_scan
 from hpctem.optics.stem import StemMultislice
@@ -224,11 +226,11 @@ class Experiment:
         elements, which = np.unique(numbers, return_inverse=True)
         return np.array([self.rms[int(number)] for number in elements])[which]
 
-    def carbon(self, dataset: str) -> float:
+    def carbon(self, dataset: str, values: Mapping[str, float]) -> float:
         """Cross section in A^2 of carbon for a detector, by the dataset of its images."""
         names = list_detectors(self.config)
         of = next(name for name, path in names.items() if path == dataset)
-        return self._cross_section(CARBON, self.config.imaging.detectors[of])
+        return self._cross_section(CARBON, self.config.imaging.detectors[of], values)
 
     def structure(self, index: int) -> Structure:
         """The atoms of structure `index` at rest."""
@@ -239,25 +241,61 @@ class Experiment:
         view = None if self.config.structure.field else (nx * pixel, ny * pixel)
         return sheets.sample_sheet(self.config.structure, self.field, self.streams, index, view)
 
-    def scatter(self, numbers: np.ndarray, exponent: float) -> np.ndarray:
+    def scatter(self, structure: Structure, values: Mapping[str, float]) -> np.ndarray:
         """What each atom scatters into the detector: float64 (n,), cross sections in A^2.
 
-        By the convolution method Z^exponent, on the scale on which carbon scatters as it does where
-        a detector is given.
+        `values`: the conditions of the focus. By the convolution method Z^exponent, on the scale on
+        which carbon scatters as it does where a detector is given. By the incoherent method with
+        what atoms behind each other gain in a two-dimensional crystal.
         """
         simulation, detector = self.config.simulation, self.detector
-        elements, which = np.unique(numbers, return_inverse=True)
+        elements, which = np.unique(structure.numbers, return_inverse=True)
         if simulation.method == "convolution":
-            carbon = CARBON**exponent if detector is None else self._cross_section(CARBON, detector)
-            return carbon * (elements[which] / CARBON) ** exponent
+            power = values["exponent"]
+            carbon = CARBON**power
+            if detector is not None:
+                carbon = self._cross_section(CARBON, detector, values)
+            return carbon * (elements[which] / CARBON) ** power
         assert detector is not None  # check_campaign
-        return np.array([self._cross_section(int(z), detector) for z in elements])[which]
-
-    def _cross_section(self, number: int, detector: Collection) -> float:
-        simulation = self.config.simulation
-        return annular_cross_section(
-            number, simulation.energy, detector.inner, detector.outer, simulation.parametrization
+        alone = np.array([self._cross_section(int(z), detector, values) for z in elements])[which]
+        if self.config.structure.thickness is not None:
+            return alone
+        return correct_pairs(
+            structure.positions,
+            structure.numbers,
+            alone,
+            set_probe(self.config, values),
+            detector.inner,
+            detector.outer,
+            self.backend,
+            simulation.parametrization,
+            self.blur(structure.numbers),
         )
+
+    def shapes(
+        self, numbers: np.ndarray, values: Mapping[str, float]
+    ) -> tuple[np.ndarray, list[Transfer]] | None:
+        """The element of each atom and the object function of each element; none for points."""
+        simulation, detector = self.config.simulation, self.detector
+        if simulation.method != "incoherent" or detector is None:
+            return None
+        elements, which = np.unique(numbers, return_inverse=True)
+        angles = values["semiangle_cutoff"], detector.inner, detector.outer
+        table = simulation.parametrization
+        return which, [
+            object_transfer(z, simulation.energy, *angles, table) for z in elements.tolist()
+        ]
+
+    def _cross_section(
+        self, number: int, detector: Collection, values: Mapping[str, float]
+    ) -> float:
+        simulation, cone = self.config.simulation, 0.0
+        if self.config.imaging.probe is not None:
+            cone = values["semiangle_cutoff"]
+        return annular_cross_section(
+            number, simulation.energy, detector.inner, detector.outer, simulation.parametrization,
+            cone,
+        )  # fmt: skip
 
 
 def set_probe(config: StemConfig, values: Mapping[str, float]) -> Probe:

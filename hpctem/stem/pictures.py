@@ -61,24 +61,30 @@ def form_pictures(
         signals = pass_probes(experiment, structure, displaced, grid, probe)
         kept = {PATTERNS: signals.patterns} if signals.patterns is not None else {}
         return show_signals(experiment, signals, grid, probe), kept
+    weights = experiment.scatter(structure, values)
     transfer = transfer_of(experiment, values)
-    return {IMAGES: [spread_atoms(experiment, structure, values, transfer)]}, {}
+    return {IMAGES: [spread_atoms(experiment, structure, values, weights, transfer)]}, {}
 
 
 def spread_atoms(
     experiment: Experiment,
     structure: Structure,
     values: Mapping[str, float],
+    weights: np.ndarray,
     transfer: Transfer,
 ) -> View:
-    """The incoherent picture: every atom, with what it scatters, under the probe's intensity."""
+    """The incoherent picture: every atom, with what it scatters, under the probe's intensity.
+
+    `weights`: float64 (n,), cross sections in A^2; `values`: the conditions of the focus.
+    """
     picture = form_picture(
         structure.positions[:, :2],
-        experiment.scatter(structure.numbers, values["exponent"]),
+        weights,
         experiment.extent,
         transfer,
         experiment.backend,
         experiment.blur(structure.numbers),
+        experiment.shapes(structure.numbers, values),
     )
     return View(picture)
 

@@ -42,6 +42,7 @@ __all__ = [
     "list_materials",
     "load_material",
     "orient",
+    "pick_material",
     "read_materials",
     "space_group",
     "stack_layers",
@@ -58,7 +59,13 @@ def take_material(config: configs.Structure, streams: Streams, index: int) -> Ma
     if config.material.database is None:
         return load_material(config.material)
     materials = read_materials(config.material.database, config.material.filter)
-    chosen = choose_material(materials, streams, index)
+    return pick_material(config, choose_material(materials, streams, index))
+
+
+def pick_material(config: configs.Structure, chosen: int) -> Material:
+    """The material of a row, from 0, of a campaign's database; raises SampleError as above."""
+    assert config.material.database is not None
+    materials = read_materials(config.material.database, config.material.filter)
     material = materials[chosen]
     mismatch = _describe_mismatch(config, material)
     if mismatch:

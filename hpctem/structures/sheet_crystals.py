@@ -16,11 +16,13 @@ from hpctem.structures.filling import Unit, prepare_unit
 from hpctem.structures.materials import (
     Material,
     bravais_class,
+    choose_material,
     class_names,
+    list_materials,
     load_material,
     orient,
+    pick_material,
     space_group,
-    take_material,
 )
 from hpctem.structures.recipes import atomic_number
 
@@ -68,7 +70,14 @@ def take_crystal(config: configs.Structure, streams: Streams, index: int) -> She
     """
     if config.material.database is None:
         return load_crystal(config.material, config.zone_axis)
-    return prepare_crystal(take_material(config, streams, index), config.zone_axis)
+    materials = list_materials(config.material)
+    assert materials is not None
+    return _pick_crystal(config, choose_material(materials, streams, index))
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def _pick_crystal(config: configs.Structure, chosen: int) -> SheetCrystal:
+    return prepare_crystal(pick_material(config, chosen), config.zone_axis)
 
 
 def prepare_crystal(material: Material, zone_axis: tuple[int, int, int]) -> SheetCrystal:

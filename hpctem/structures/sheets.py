@@ -119,28 +119,28 @@ def sample_sheet(
     flat = lay_down(config, crystal, values, pose, draw)
     cuts = draw_cuts(config, values, pose, draw)
     sites = flat.sites
-    beyond, drilled = cuts.beyond(sites.positions[:, :2]), cuts.drilled(sites.positions[:, :2])
-    present = flat.grown & ~beyond & ~drilled
+    places = sites.positions[:, :2]
+    present = flat.grown & ~cuts.beyond(places) & ~cuts.drilled(places)
     planted = _plant(config, sites, present, values, draw)
     adatoms = _settle(config, flat, cuts, values, draw)
 
-    positions = pose.place(np.concatenate([sites.positions, adatoms.positions]))
+    positions = pose.place(_append(sites.positions, adatoms.positions))
     if values["displacement"] > 0:
         normals = draw.generator("displacements").standard_normal(positions.shape)
-        positions += values["displacement"] * normals
-    inside = np.all((positions[:, :2] >= 0) & (positions[:, :2] < field), axis=1)
+        positions = positions + values["displacement"] * normals
     numbers, taken = _apply(config, sites, planted)
-    kept = inside & np.append(present & ~taken, np.ones(len(adatoms.kinds), dtype=bool))
+    x, y, z = positions.T
+    kept = (x >= 0) & (x < field[0]) & (y >= 0) & (y < field[1])
+    kept[: len(present)] &= present & ~taken
     if not kept.any():
         raise SampleError("the structure holds no atoms: its edge or its holes took them all")
-    positions[:, 2] += MARGIN - float(positions[kept, 2].min())
-    height = float(positions[kept, 2].max()) + MARGIN
+    z = z + (MARGIN - float(z[kept].min()))
+    height = float(z[kept].max()) + MARGIN
+    positions = np.column_stack([x, y, z])
     defects = _list_defects(config, sites, planted, adatoms, positions, field)
 
-    numbers = np.concatenate([numbers, adatoms.numbers])[kept]
-    tags = np.concatenate([sites.classes + 1, np.zeros(len(adatoms.kinds))]).astype(np.uint8)
-    apart = np.abs(positions[: len(present), :2] - 0.5 * np.array(field))
-    in_flake = np.all(apart <= 0.5 * np.array(view), axis=1) & flat.grown & ~beyond
+    numbers = _append(numbers, adatoms.numbers)[kept]
+    tags = _append(sites.classes + np.uint8(1), np.zeros(len(adatoms.kinds), np.uint8))[kept]
     cell = (float(field[0]), float(field[1]), height)
     values |= {
         **crystal.description,
@@ -152,11 +152,31 @@ def sample_sheet(
         "elements": name_elements(numbers),
         "holes": len(cuts.holes),
         "mean_hole_radius": _mean([hole.radius for hole in cuts.holes]),
-        "hole_fraction": float(drilled[in_flake].mean()) if in_flake.any() else 0.0,
+        "hole_fraction": _share_of_holes(flat, cuts, positions, field, view),
         "islands": len(flat.islands),
         "mean_island_radius": _mean([island.outline.radius for island in flat.islands]),
     }
-    return Structure(positions[kept], numbers, tags[kept], cell, values, defects=defects)
+    return Structure(positions[kept], numbers, tags, cell, values, defects=defects)
+
+
+def _append(array: np.ndarray, further: np.ndarray) -> np.ndarray:
+    return np.concatenate([array, further]) if len(further) else array
+
+
+def _share_of_holes(
+    flat: Flat,
+    cuts: Cuts,
+    positions: np.ndarray,
+    field: tuple[float, float],
+    view: tuple[float, float],
+) -> float:
+    """Share of the flake's sites in the view that lay where holes are; positions: (n + m, 3) A."""
+    if not cuts.holes:
+        return 0.0
+    places = flat.sites.positions[:, :2]
+    apart = np.abs(positions[: len(places), :2] - 0.5 * np.array(field))
+    in_flake = np.all(apart <= 0.5 * np.array(view), axis=1) & flat.grown & ~cuts.beyond(places)
+    return float(cuts.drilled(places)[in_flake].mean()) if in_flake.any() else 0.0
 
 
 def _mean(numbers: list[float]) -> float:

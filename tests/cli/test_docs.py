@@ -24,6 +24,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # Commands that only read are run where what they read exists; the others are parsed.
 READING = ("info", "verify", "schema")
 SECTIONS = {"structure", "particles", "substrate", "simulation", "imaging", "labels", "storage"}
+# A part of a campaign stands in the place of that of a whole one.
+COMPLETED_BY = {"docs/stem.md": "mos2_se_implanted.yaml"}
 LAUNCHERS = ("mpirun", "srun")
 
 
@@ -62,7 +64,10 @@ def parametrize(name: str, found: Iterator[tuple[str, object]]):
 
 @pytest.fixture(scope="module")
 def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as jobs/quickstart leaves it, with the database of one structure."""
+    """A folder as jobs/quickstart leaves it, with the database of one structure.
+
+    Beside it the first campaign of docs/stem.md, simulated.
+    """
     folder = tmp_path_factory.mktemp("docs")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "quickstart").mkdir()
@@ -74,19 +79,24 @@ def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
         check=True,
     )
+    first = BLOCK.search((ROOT / "docs/stem.md").read_text())
+    assert first is not None
+    (folder / "mos2.yaml").write_text(first[2])
+    subprocess.run([HPCTEM, "simulate", "mos2.yaml"], cwd=folder, check=True)
     return folder
 
 
-@parametrize("text", blocks("yaml"))
-def test_campaign_files_load(text: str) -> None:
-    """A whole campaign as it stands, a part of one in the place of quickstart's."""
+@parametrize("shown", ((page, (page, text)) for page, text in blocks("yaml")))
+def test_campaign_files_load(shown: tuple[str, str]) -> None:
+    """A whole campaign as it stands, a part of one in the place of that of a whole one."""
     from hpctem.config import check_config
     from hpctem.marked_yaml import parse_yaml
 
-    shown = yaml.safe_load(text)
-    if "campaign" not in shown:
-        quickstart = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
-        text = yaml.safe_dump(merge(quickstart, shown), sort_keys=False)
+    page, text = shown
+    part = yaml.safe_load(text)
+    if "campaign" not in part:
+        whole = ROOT / "configs" / COMPLETED_BY.get(page, "quickstart.yaml")
+        text = yaml.safe_dump(merge(yaml.safe_load(whole.read_text()), part), sort_keys=False)
     check_config(parse_yaml(text, "docs"))
 
 

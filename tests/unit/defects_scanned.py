@@ -32,7 +32,7 @@ def lay_out(
     pixels: str = "u2",
     sites: Sequence[str] = SITES,
 ) -> Layout:
-    """The layout: labels of these names, images of that type, one further detector."""
+    """The layout: labels of these names, images of that type, further detectors."""
     axes = (Axis("y", SIZE, 1.0, ""), Axis("x", SIZE, 1.0, ""))
     attributes: dict[str, dict[str, Any]] = {"atoms": {"classes": list(sites)}}
     return Layout(
@@ -55,6 +55,7 @@ def lay_out(
                 for label in labels
             ),
             Field("/entry/detectors/bf", "images", np.dtype("f4"), (2, SIZE, SIZE)),
+            Field("/entry/detectors/maadf", "images", np.dtype("u2"), (SIZE, SIZE), "electrons"),
             column("structure_id", "images", "i8"),
             column("wave_index", "images", "i4"),
             column("focus_index", "images", "i4"),
@@ -126,6 +127,7 @@ class Draw:
         rows = {
             "images/intensity": images,
             "detectors/bf": random.random((IMAGES, 2, SIZE, SIZE)),
+            "detectors/maadf": 2 * images,
             "metadata/structure_id": np.full(IMAGES, index),
             "metadata/wave_index": 0 * order,
             "metadata/focus_index": order,

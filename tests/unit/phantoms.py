@@ -62,7 +62,7 @@ def make_phantom(truth: Truth, seed: int) -> tuple[Micrograph, ScanPath, np.ndar
     if truth.film is not None:
         extent = tuple(truth.pixel * (n + 240) for n in truth.shape)
         thickness = scan_film(draw_film(extent, truth.film, generators[4]), path)
-        share = share + CARBON_DENSITY * annular_cross_section(6, ENERGY, *COLLECTION) * thickness
+        share = share + CARBON_DENSITY * scatter(6) * thickness
     counts = generators[5].poisson(np.maximum(share, 0) * truth.electrons).astype(float)
     counts += truth.readout * generators[5].standard_normal(truth.shape)
     image = (truth.offset + truth.gain * counts).astype(np.float32)
@@ -93,11 +93,16 @@ def crystal(truth: Truth) -> tuple[np.ndarray, tuple[tuple[np.ndarray, float], .
     cos, sin = math.cos(truth.turn), math.sin(truth.turn)
     turn = np.array([[cos, sin], [-sin, cos]])
     cell = A * np.array([[1.0, 0.0], [-0.5, math.sqrt(0.75)]]) @ turn
-    metal, sulphur = (annular_cross_section(z, ENERGY, *COLLECTION) for z in (42, 16))
+    metal, sulphur = (scatter(z) for z in (42, 16))
     return cell, (
         (np.array([1, 2]) / 3 @ cell, metal),
         (np.array([2, 1]) / 3 @ cell, 2 * sulphur),
     )
+
+
+def scatter(number: int) -> float:
+    """Cross section of an atom in A^2, under the phantoms' probe and detector."""
+    return annular_cross_section(number, ENERGY, *COLLECTION, semiangle_cutoff=SEMIANGLE)
 
 
 def see_frequency(g: float, source_size: float) -> float:

@@ -1,4 +1,4 @@
-"""docs/campaigns.md names every key, default, range, unit and name that campaign files have."""
+"""The docs name every key, default, range, unit and name that campaign files have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from hpctem.campaign_file import read_campaign
 from hpctem.cli import commands
 from hpctem.conditions import translate_aberrations
-from hpctem.config import HrtemConfig, schema
+from hpctem.config import HrtemConfig, StemConfig, schema
 from hpctem.distributions import Drawn, Quantity
 from hpctem.marked_yaml import parse_yaml
 from hpctem.sampling import LEVELS, Distribution
@@ -29,9 +29,10 @@ from hpctem.units import UNITS, parse_quantity
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "campaigns.md").read_text()
 # The pages that hold the keys of each technique; what they share stands in the first.
-PAGES = {"campaigns.md": HrtemConfig}
+PAGES = {"campaigns.md": HrtemConfig, "stem.md": StemConfig}
+SHARED = "hpctem.sections.common"
 # What completes an example that shows some sections only.
-COMPLETED_BY = {"campaigns.md": "quickstart.yaml"}
+COMPLETED_BY = {"campaigns.md": "quickstart.yaml", "stem.md": "mos2_se_implanted.yaml"}
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -83,14 +84,17 @@ def find_keys(page: str, model: type[Section], path: str = "") -> Iterator[tuple
             yield (page, path, key), field
         for part in parts_of(field.annotation):
             if isinstance(part, type) and issubclass(part, Section):
+                if part.__module__ == SHARED and page != "campaigns.md":
+                    continue
                 yield from find_keys(page, part, f"{path}.{key}" if path else key)
 
 
 KEYS = {place: field for page, model in PAGES.items() for place, field in find_keys(page, model)}
 CASES = sorted(KEYS)
 TABLES = read_tables()
-# What is completed in an example; a crystal is given as a whole.
-SECTIONS = {path for _, path, _ in KEYS} - {"structure.particles.crystal"}
+# What is completed in an example; a crystal and the detectors by name are given as a whole.
+WHOLES = {"structure.particles.crystal", "structure.material", "imaging.detectors"}
+SECTIONS = {path for _, path, _ in KEYS} - WHOLES
 
 
 def marks_of(field: FieldInfo, kind: type) -> list[Any]:
@@ -134,6 +138,7 @@ def test_each_key_stands_with_its_default(case: Place) -> None:
             drawn = marks_of(field, Drawn)[0].parse(value)
             assert (drawn.kind, drawn.per) == (default.kind, default.per)
             assert drawn.values == pytest.approx(default.values)
+            assert drawn.parameters == pytest.approx(default.parameters)
         elif quantities := marks_of(field, Quantity):
             assert value == default or quantities[0].parse(value) == pytest.approx(default)
         else:
@@ -220,11 +225,14 @@ def merge(base: dict[str, Any], changes: dict[str, Any], path: str = "") -> dict
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that the examples name."""
     from ase import Atoms
-    from ase.build import bulk
+    from ase.build import bulk, mx2
+    from ase.db import connect
     from ase.io import write
 
     side = 20.0
     film = amorphous((side, side, side), 0.1, 1.4, np.random.default_rng(1))
+    with connect(tmp_path / "materials.json") as materials:
+        materials.write(mx2("MoS2", a=3.16, thickness=3.13, vacuum=8.0))
     write(tmp_path / "gold.cif", bulk("Au", cubic=True))
     write(tmp_path / "carbon.xyz", Atoms(["C"] * len(film), film, cell=[side] * 3, pbc=True))
     return tmp_path
@@ -242,13 +250,14 @@ def test_each_example_is_a_campaign_that_could_start(page: str, example: str, fo
 
 
 def test_commands_and_their_options_are_shown() -> None:
+    shown = "".join(page.read_text() for page in DOCS.glob("*.md"))
     with click.Context(commands) as context:
         names = commands.list_commands(context)
         assert len(names) >= 7
         for name in names:
-            assert f"**`hpctem {name}`**" in PAGE
+            assert f"**`hpctem {name}`**" in shown
             command = commands.get_command(context, name)
             assert command is not None
             for option in command.params:
                 if isinstance(option, click.Option):
-                    assert any(f"`{spelling}" in PAGE for spelling in option.opts), option.opts
+                    assert any(f"`{spelling}" in shown for spelling in option.opts), option.opts

@@ -75,7 +75,7 @@ def test_each_label_is_a_lazy_sequence_by_its_name(mixed: Collection) -> None:
     assert np.array_equal(mixed[2].label, mixed.labels[2])
     assert list(mixed[5].labels) == list(mixed.label_names) and len(mixed[5].labels) == 4
     assert "atoms" in mixed[5].labels and "atom" not in mixed[5].labels
-    assert mixed.detector_names == ("bf",)
+    assert mixed.detector_names == ("bf", "maadf")
     assert mixed.detector("bf").shape == (20, 2, SIZE, SIZE)
     assert np.array_equal(mixed[7].detectors["bf"], stored(mixed, "/entry/detectors/bf")[7])
 

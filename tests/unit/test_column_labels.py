@@ -63,7 +63,8 @@ def make_columns(points: np.ndarray, classes: np.ndarray) -> Columns:
     """Columns of one atom each."""
     x, y = np.ascontiguousarray(points.T)
     ones = np.ones(len(x), np.int32)
-    return Columns(x, y, ones, 6 * ones, classes.astype(np.uint8), np.full(len(x), b"C"))
+    carbon = 6 * ones.astype(np.uint8)
+    return Columns(x, y, ones, 6 * ones, classes.astype(np.uint8), np.arange(len(x)), carbon)
 
 
 def scatter(count: int, seed: int = 4) -> np.ndarray:

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpctem.collection.stacks import LABELS
 from hpctem.errors import ConfigError
 from hpctem.export.crc32c import crc32c, mask_crc
+from hpctem.export.maps import Map
 from hpctem.export.plan import FORMATS, Choice
 from hpctem.export.rasters import write_png, write_tiff
 from hpctem.export.records import Record, scale_to_16_bits
@@ -29,6 +31,7 @@ from hpctem.parallel import Communicator
 RNG = np.random.default_rng(5)
 IMAGE = RNG.integers(0, 65536, (5, 7)).astype(np.uint16)
 LABEL = RNG.integers(0, 3, (5, 7)).astype(np.uint8)
+ONE = Map(LABELS, "instances", True, LABEL.dtype)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_message_holds_each_kind_of_feature() -> None:
 
 
 def test_features_are_pixels_numbers_and_what_is_known() -> None:
-    record = Record("k_1", IMAGE, {"label": LABEL}, (1, 1), {"dose": 400.0, "n": 3, "gone": None})
+    record = Record("k_1", IMAGE, {ONE: LABEL}, (1, 1), {"dose": 400.0, "n": 3, "gone": None})
     features = list_features(record)
     assert "gone" not in features and features["n"] == 3
     assert features["image/shape"] == [5, 7] and features["image/dtype"] == "uint16"
@@ -88,7 +91,7 @@ def test_features_are_pixels_numbers_and_what_is_known() -> None:
 def test_a_tar_holds_the_files_of_an_image_side_by_side_and_no_times() -> None:
     stream = io.BytesIO()
     columns = {"dose": float("nan"), "text": "Å", "row": 3, "digest": [1, 2]}
-    write_webdataset(stream, [Record("k_1", IMAGE, {"label": LABEL}, (1, 1), columns)])
+    write_webdataset(stream, [Record("k_1", IMAGE, {ONE: LABEL}, (1, 1), columns)])
     stream.seek(0)
     with tarfile.open(fileobj=stream) as archive:
         members = archive.getmembers()
@@ -124,6 +127,30 @@ def test_a_tiff_is_read_by_others_with_its_pixel_size(
     assert np.array_equal(signal["data"], image)
     assert [axis["units"] for axis in signal["axes"]] == ["nm", "nm"]
     assert [axis["scale"] for axis in signal["axes"]] == pytest.approx([0.03, 0.0125])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("kind", ["uint16", "float32", "uint8"])
+def test_segments_are_the_pages_of_a_tiff(kind: str, packed: bool, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    reader = pytest.importorskip("rsciio.tiff")
+    from PIL import Image
+
+    stack = (np.arange(3 * 5 * 7) ** 2 % 251).reshape(3, 5, 7).astype(kind)
+    path = tmp_path / "x.tif"
+    with open(path, "wb") as stream:
+        write_tiff(stream, stack, (0.3, 0.125), {"key": "k"}, packed)
+    with tifffile.TiffFile(path) as file:
+        assert file.is_imagej and file.imagej_metadata["slices"] == 3 == len(file.pages)
+        assert np.array_equal(file.asarray(), stack)
+    with Image.open(path) as opened:
+        assert opened.n_frames == 3
+        for number in range(3):
+            opened.seek(number)
+            assert np.array_equal(np.array(opened), stack[number])
+    (signal,) = reader.file_reader(str(path))
+    assert np.array_equal(signal["data"], stack)
+    assert [axis["scale"] for axis in signal["axes"][1:]] == pytest.approx([0.03, 0.0125])
 
 
 @pytest.mark.parametrize("image", [IMAGE, LABEL], ids=["uint16", "uint8"])

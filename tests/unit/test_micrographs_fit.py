@@ -20,10 +20,10 @@ sys.path.append(str(Path(__file__).parent))
 
 from phantoms import (
     COLLECTION,
-    ENERGY,
     SEMIANGLE,
     Truth,
     make_phantom,
+    scatter,
     see_crystal,
 )
 
@@ -36,7 +36,6 @@ from hpctem.micrographs.known import parse_lattice
 from hpctem.micrographs.measure import Measured, cut_rows, measure
 from hpctem.micrographs.noise import measure_noise
 from hpctem.micrographs.read import Micrograph, read_micrograph
-from hpctem.optics.cross_sections import annular_cross_section
 from hpctem.sections.stem import Imaging
 
 FILM = FilmSettings(thickness=20.0, variation=0.6, exponent=2.0, shortest=5.0, longest=30.0)
@@ -127,7 +126,7 @@ def test_contamination_is_recovered() -> None:
     proposal, _, share, _ = propose(truth)
     _, path, _ = make_phantom(truth, 11)
     lattice = see_crystal(path.lines[0], path.columns, truth)
-    scatters = CARBON_DENSITY * annular_cross_section(6, ENERGY, *COLLECTION)
+    scatters = CARBON_DENSITY * scatter(6)
     deviation = float(((share - lattice) / scatters).std())
     assert value_of(proposal, "contamination varies by") == pytest.approx(deviation, rel=0.3)
     film = proposal.measured.background

@@ -122,7 +122,7 @@ def test_contamination_adds_what_carbon_scatters() -> None:
     thick = (CLEAN[0], "  contamination: {thickness: 40 A, variation: 0}\n")
     with_film = compute_structure(experiment(*QUIET, thick), 2)[tables.IMAGES]
     without = compute_structure(experiment(*QUIET, CLEAN), 2)[tables.IMAGES]
-    carbon = annular_cross_section(6, 80e3, 0.063, 0.2)
+    carbon = annular_cross_section(6, 80e3, 0.063, 0.2, semiangle_cutoff=0.025)
     assert with_film - without == pytest.approx(0.11 * 40 * carbon, rel=1e-3)
 
 
