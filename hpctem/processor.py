@@ -37,6 +37,7 @@ COMPILED = (
     "optics/lanes.py",
     "optics/lens_means.py",
     "optics/line_transforms.py",
+    "optics/neighbours.py",
     "optics/panels.py",
     "optics/passes.py",
     "optics/probe_passage_cpu.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,9 @@ def metadata_rows(
     named: dict[str, list[str]] = {}
     for column in columns:
         named.setdefault(column.dtype, []).append(column.name)
-    rows = {}
+    rows: dict[str, np.ndarray] = {}
     for dtype, names in named.items():  # one array for each type, as there are scores of columns
-        values = np.array([[image[name] for image in images] for name in names], dtype)
-        rows |= {f"/entry/metadata/{name}": of for name, of in zip(names, values, strict=True)}
+        values = np.array([itemgetter(*names)(image) for image in images], dtype)
+        of_columns = np.ascontiguousarray(values.reshape(len(images), len(names)).T)
+        rows |= {f"/entry/metadata/{n}": row for n, row in zip(names, of_columns, strict=True)}
     return rows

@@ -87,7 +87,7 @@ def read_calibrations(site: str) -> list[Calibration]:
         ) from None
     except OSError as error:
         raise ConfigError(f"the calibration {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise ConfigError(
             f"{path} holds no calibrations of this version; delete it and calibrate again"
         ) from error

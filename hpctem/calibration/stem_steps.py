@@ -16,7 +16,6 @@ from hpctem import tables
 from hpctem.calibration.measure import MOST_IMAGES, Stopwatch
 from hpctem.calibration.stem_work import (
     average_work,
-    count_tiles,
     describe_structure,
     rebuild_work,
 )
@@ -26,7 +25,7 @@ from hpctem.database.segment import StructureRows, empty_block, place_rows
 from hpctem.detection.scan import ScanPath
 from hpctem.errors import SampleError
 from hpctem.optics.scan_grid import ScanGrid
-from hpctem.optics.stem import TILE, Signals
+from hpctem.optics.stem import TILE, Signals, list_tiles
 from hpctem.stem.campaign import (
     Recorded,
     Rows,
@@ -177,8 +176,9 @@ def _time_probes(
     A tile is passed by few probes, again by few, by several, and by few in two configurations: what
     is made once for a setting, what a probe takes, and a tile follow from the differences.
     """
-    with watch.step("displacements", times):
-        displaced = displace_atoms(experiment, structure, draw, focus)
+    seconds, displaced = watch.time(lambda: displace_atoms(experiment, structure, draw, focus))
+    if len(displaced) > 1:
+        watch.add("displacements", times * seconds)
     probe = set_probe(experiment.config, values)
     grid = plan_probes(experiment, probe, paths)
 
@@ -196,7 +196,7 @@ def _time_probes(
     each = max(several - few, 0.0) / (points[1] - points[0])
     tile = max(twice - few - each * points[0], 0.0)
     watch.add("lens", times * max(first - tile - each * points[0], 0.0))
-    watch.add("potentials", times * len(displaced) * tile * count_tiles(grid))
+    watch.add("potentials", times * len(displaced) * tile * len(list(list_tiles(grid.shape))))
     watch.add("probes", times * len(displaced) * each * grid.points)
     whole = enlarge_signals(signals, grid)
     with watch.step("pictures", times):

@@ -24,8 +24,7 @@ from hpctem.optics.incoherent import choose_grid
 from hpctem.optics.lanes import LANES
 from hpctem.optics.panels import count_panels, keep_rows
 from hpctem.optics.probe import Probe
-from hpctem.optics.scan_grid import ScanGrid
-from hpctem.optics.stem import TILE, StemMultislice, frame_tile
+from hpctem.optics.stem import StemMultislice, frame_tile, list_tiles
 from hpctem.optics.transfer import focal_planes
 from hpctem.stem.campaign import lead_beam
 from hpctem.stem.conditions import DrawConditions
@@ -160,8 +159,9 @@ class StemWork:
         }
         if self.method != "multislice":
             return units | {"scattering": share * self.foci * (self.atoms + SCATTERING_ATOMS)}
+        displaced = self.configurations if self.configurations > 1 else 0
         return units | {
-            "displacements": self.foci * self.configurations * self.atoms,
+            "displacements": self.foci * displaced * self.atoms,
             "pictures": self.scan,
         }
 
@@ -249,33 +249,37 @@ def _count_passes(
     paths = [lead_beam(experiment, draw, m, draw.image(m) | values) for m in images]
     grid = plan_probes(experiment, probe, paths)
     multislice = experiment.multislice(probe, structure.cell[2])
-    heights, numbers = structure.positions[:, 2], structure.numbers
-    thickness, table = multislice.slice_thickness, multislice.parametrization
-    slices = len(plan_layers(heights, numbers, thickness, table).planes)
-    nodes = focal_planes(probe.focal_spread, "auto", probe.energy, probe.cutoff)[0].size
-    tiles = count_tiles(grid) * work.configurations
-    frame, _ = frame_tile(grid, multislice.window)
-    elements = np.unique(numbers).size
-    fields = -(-slices // 2) * (elements + 1) + 2 * slices
-    passes = work.configurations * grid.points * nodes + tiles * EDGE_WAVES
     window = multislice.window
-    lines: dict[Shape, float] = {}
+    table = multislice.parametrization
+    heights, numbers = structure.positions[:, 2], structure.numbers
+    layers = plan_layers(heights, numbers, multislice.slice_thickness, table).index
+    nodes = focal_planes(probe.focal_spread, "auto", probe.energy, probe.cutoff)[0].size
+    frame, lead = frame_tile(grid, window)
     kept, last = _count_rows(experiment, probe, multislice, grid.pixel)
-    along_y = (1 + 2 * (slices - 1)) * count_panels(window[1])
-    add_transforms(lines, (window[0],), passes * along_y)
-    add_transforms(lines, (window[1],), passes * (2 * (slices - 1) * kept + last) / LANES)
+    potentials: dict[Shape, float] = {}
+    probes: dict[Shape, float] = {}
+    lines: dict[Shape, float] = {}
+    for rows, columns in list_tiles(grid.shape):
+        points = (rows.stop - rows.start) * (columns.stop - columns.start)
+        corner = np.array(grid.point(rows.start, columns.start)) - lead
+        place = structure.positions[:, :2] - corner
+        inside = ((place >= 0) & (place < frame.extent[::-1])).all(axis=1)
+        slices = max(np.unique(layers[inside]).size, 1)
+        elements = np.unique(numbers[inside]).size
+        fields = -(-slices // 2) * (elements + 1) + 2 * slices if elements else 0
+        passes = work.configurations * (points * nodes + EDGE_WAVES)
+        along_y = (1 + 2 * (slices - 1)) * count_panels(window[1])
+        add_transforms(potentials, frame.shape, work.configurations * fields)
+        add_transforms(probes, window, passes * (2 * slices - 1))
+        add_transforms(lines, window[:1], passes * along_y)
+        add_transforms(lines, window[1:], passes * (2 * (slices - 1) * kept + last) / LANES)
     return replace(
         work,
         scan=float(grid.points * work.segments),
-        potentials=((frame.shape, float(tiles * fields)),),
-        probes=((window, float(passes * (2 * slices - 1))),),
+        potentials=tuple(potentials.items()),
+        probes=tuple(probes.items()),
         probe_lines=tuple(lines.items()),
     )
-
-
-def count_tiles(grid: ScanGrid) -> int:
-    """Tiles that a scan is done in."""
-    return math.prod(-(-points // TILE) for points in grid.shape)
 
 
 def _count_rows(

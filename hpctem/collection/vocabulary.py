@@ -8,6 +8,9 @@ DIMENSIONS = {
     "eV": "energy",
     "rad": "angle",
     "electron/angstrom^2": "dose",
+    "pA": "current",
+    "us": "time",
+    "angstrom/s": "speed",
 }
 COMPARISONS = {
     "COMPARE_EQUAL": "=",

@@ -19,6 +19,7 @@ from hpctem.backend import Backend
 from hpctem.optics.annuli import Annulus
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import fast_size
+from hpctem.optics.neighbours import find_pairs
 from hpctem.optics.object_functions import neighbouring_angles
 from hpctem.optics.probe import Probe
 from hpctem.optics.scan_grid import ScanGrid
@@ -59,39 +60,49 @@ def correct_pairs(
     displacement of each atom in A, over which the gain is averaged. Both atoms of a pair are
     multiplied by its gain.
     """
-    from scipy.spatial import cKDTree
-
     weights = np.array(weights, dtype=np.float64)
-    if len(numbers) < 2:
+    places = np.ascontiguousarray(positions, dtype=np.float64)
+    pairs = find_pairs(places, FARTHEST, NODE_DEPTH, DEEPEST)
+    if not len(pairs):
         return weights
-    pairs = cKDTree(positions[:, :2]).query_pairs(FARTHEST, output_type="ndarray")
-    depth = positions[pairs[:, 1], 2] - positions[pairs[:, 0], 2]
-    pairs[depth < 0] = pairs[depth < 0, ::-1]
-    depth = np.abs(depth)
-    near = (depth < DEEPEST) & (depth > NODE_DEPTH)
-    pairs, depth = pairs[near], depth[near]
-    offset = np.hypot(*(positions[pairs[:, 1], :2] - positions[pairs[:, 0], :2]).T)
+    apart = places[pairs[:, 1]] - places[pairs[:, 0]]
+    offset, depth = np.hypot(apart[:, 0], apart[:, 1]), apart[:, 2]
     spread = np.zeros(len(pairs)) if blurs is None else np.hypot(*np.asarray(blurs)[pairs].T)
     below = np.floor(depth / NODE_DEPTH).astype(np.int64)
-    kinds, which = np.unique(
-        np.column_stack([numbers[pairs].astype(np.int64), below, spread]),
-        axis=0, return_inverse=True,
-    )  # fmt: skip
+    kinds, which = _sort_pairs(np.asarray(numbers)[pairs].astype(np.int64), below, spread)
     setting = probe.energy, inner, outer, backend, parametrization
     factors = np.ones_like(weights)
-    for n, (first, second, step, blur) in enumerate(kinds.tolist()):
-        of_kind = which.reshape(-1) == n
+    for n, (first, second, step, blur) in enumerate(kinds):
+        of_kind = which == n
         above = depth[of_kind] / NODE_DEPTH - step
         added = np.zeros(above.shape)
         for node, share in ((step, 1 - above), (step + 1, above)):
             gains = np.zeros(OFFSETS.size)
             for angle, part in neighbouring_angles(probe.semiangle_cutoff):
-                depths = (int(first), int(second)), node * NODE_DEPTH
-                gains += part * pair_gains(*depths, angle, *setting)
+                gains += part * pair_gains((first, second), node * NODE_DEPTH, angle, *setting)
             added += share * (np.interp(offset[of_kind], OFFSETS, _smear(gains, blur)) - 1)
         for end in (0, 1):
             np.add.at(factors, pairs[of_kind, end], added)
     return weights * factors
+
+
+def _sort_pairs(
+    numbers: np.ndarray, below: np.ndarray, spread: np.ndarray
+) -> tuple[list[tuple[int, int, int, float]], np.ndarray]:
+    """The different pairs of atoms, and which of them each one is, int64 (m,).
+
+    numbers: int64 (m, 2); below: int64 (m,), steps of depth; spread: float64 (m,), A.
+    """
+    blurs, blur = np.unique(spread, return_inverse=True)
+    steps = int(below.max()) + 1
+    code = ((numbers[:, 0] * 256 + numbers[:, 1]) * steps + below) * blurs.size + blur
+    codes, which = np.unique(code, return_inverse=True)
+    kinds = []
+    for one in codes.tolist():
+        of_atoms, rest = divmod(one, steps * blurs.size)
+        step, k = divmod(rest, blurs.size)
+        kinds.append((*divmod(of_atoms, 256), step, float(blurs[k])))
+    return kinds, which
 
 
 def _smear(gains: np.ndarray, blur: float) -> np.ndarray:

@@ -145,8 +145,10 @@ def _sort_atoms(
         widths, which = np.unique(np.asarray(blurs, dtype=np.float64), return_inverse=True)
     own = np.zeros(atoms, dtype=np.int64) if kinds is None else np.asarray(kinds, dtype=np.int64)
     many = int(own.max()) + 1
-    pairs, layer = np.unique(which * many + own, return_inverse=True)
-    return widths[pairs // many], pairs % many, layer
+    pair = which * many + own
+    present = np.bincount(pair) > 0
+    pairs = np.flatnonzero(present)
+    return widths[pairs // many], pairs % many, (np.cumsum(present) - 1)[pair]
 
 
 @lru_cache(maxsize=64)

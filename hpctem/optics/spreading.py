@@ -83,8 +83,9 @@ def make_deposits(
     bins = (-(-ny // side[0]), -(-nx // side[1]))
     per_layer = bins[0] * bins[1]
     key = (np.asarray(layer, dtype=np.int64) * bins[0] + i // side[0]) * bins[1] + j // side[1]
-    order = np.argsort(key, kind="stable")
     first = np.zeros(layers[0] * layers[1] * per_layer + 1, dtype=np.int32)
+    # of two bytes they are sorted by their digits, in a tenth of the time
+    order = np.argsort(key.astype(np.min_scalar_type(first.size)), kind="stable")
     np.cumsum(np.bincount(key, minlength=first.size - 1), out=first[1:])
     deposits = Deposits(
         row=backend.asarray(i[order], dtype=np.int32),

@@ -121,7 +121,7 @@ def scan_detectors(
     values = np.zeros((*scan.shape, count))
     side = pattern_shape(multislice.window, scan.pixel, probe.energy, annuli)
     kept = np.zeros((*scan.shape, *side), np.float32) if patterns else None
-    for rows, columns in _tiles(scan.shape):
+    for rows, columns in list_tiles(scan.shape):
         shape = rows.stop - rows.start, columns.stop - columns.start
         signals = _scan_tile(
             specimen, scan, (rows.start, columns.start), shape, backend,
@@ -152,7 +152,7 @@ def estimate_bytes(
     return 30e6 + tile * (16.0 * slices + 40) + window * (64 + 12 * segments) + 2 * values
 
 
-def _tiles(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+def list_tiles(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     """Parts of the scan, as even as can be, of at most TILE points a side."""
     cuts = [np.linspace(0, n, -(-n // TILE) + 1).astype(int).tolist() for n in shape]
     for top, bottom in zip(cuts[0], cuts[0][1:], strict=False):

@@ -14,15 +14,12 @@ from hpctem.optics.scattering_factors import check_elements
 from hpctem.stem.experiment import Experiment
 from hpctem.structures import phonons, sheets
 
-# Scattering factors are needed up to the sharpest detail that the pixels of the potential hold, or
-# to the outer angle of an incoherent detector.
-
 
 def check_campaign(config: StemConfig) -> None:
     """Check before any work what no sample could mend; raises ConfigError.
 
     Keys that the method needs or cannot use, detectors within reach of sampling and tables, a
-    crystal that can be built and that the field of view holds, images within 16 bits.
+    crystal that can be built and that the field of view holds.
     """
     _check_keys(config)
     experiment = Experiment(config, select_backend("cpu"))

@@ -223,7 +223,7 @@ class Experiment:
         """Rms displacement in A that blurs each atom in an incoherent picture; none without."""
         if not self.config.simulation.debye_waller:
             return None
-        elements, which = np.unique(numbers, return_inverse=True)
+        elements, which = tell_elements(numbers)
         return np.array([self.rms[int(number)] for number in elements])[which]
 
     def carbon(self, dataset: str, values: Mapping[str, float]) -> float:
@@ -249,13 +249,13 @@ class Experiment:
         what atoms behind each other gain in a two-dimensional crystal.
         """
         simulation, detector = self.config.simulation, self.detector
-        elements, which = np.unique(structure.numbers, return_inverse=True)
         if simulation.method == "convolution":
             power = values["exponent"]
             carbon = CARBON**power
             if detector is not None:
                 carbon = self._cross_section(CARBON, detector, values)
-            return carbon * (elements[which] / CARBON) ** power
+            return (carbon * (np.arange(256) / CARBON) ** power)[structure.numbers]
+        elements, which = tell_elements(structure.numbers)
         assert detector is not None  # check_campaign
         alone = np.array([self._cross_section(int(z), detector, values) for z in elements])[which]
         if self.config.structure.thickness is not None:
@@ -279,7 +279,7 @@ class Experiment:
         simulation, detector = self.config.simulation, self.detector
         if simulation.method != "incoherent" or detector is None:
             return None
-        elements, which = np.unique(numbers, return_inverse=True)
+        elements, which = tell_elements(numbers)
         angles = values["semiangle_cutoff"], detector.inner, detector.outer
         table = simulation.parametrization
         return which, [
@@ -296,6 +296,12 @@ class Experiment:
             number, simulation.energy, detector.inner, detector.outer, simulation.parametrization,
             cone,
         )  # fmt: skip
+
+
+def tell_elements(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The atomic numbers, ascending, that occur among those of atoms, (n,); and which each has."""
+    present = np.bincount(numbers) > 0
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
 
 
 def set_probe(config: StemConfig, values: Mapping[str, float]) -> Probe:

@@ -15,6 +15,8 @@ from hpctem.structures import sheets
 
 # Python with its libraries and compiled kernels, measured: 265 MB, and 30 MB more of multislice.
 PROGRAM_BYTES, MULTISLICE_BYTES = 265e6, 30e6
+# What the multislice of pairs of atoms takes that corrects an incoherent picture, once a process.
+PAIR_BYTES = 160e6
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 1e9, 200e6
 # Real numbers of single precision on the picture's grid while it forms: atoms spread, their
 # spectrum, that of the transfer, the picture; and on an image's pixels while it is recorded:
@@ -53,7 +55,8 @@ def estimate_memory(experiment: Experiment, layout: Layout, on_device: bool = Fa
     block = row * layout.structures_per_segment
     if on_gpu:
         return CUDA_HOST_BYTES + image + atoms + SEGMENTS * block
-    working = max(fields, passage, row + segments * image)
+    flat = config.simulation.method == "incoherent" and config.structure.thickness is None
+    working = max(fields, passage, row + segments * image, PAIR_BYTES * flat)
     program = PROGRAM_BYTES + MULTISLICE_BYTES * multislice
     return program + atoms + max(working + 2 * (block - row), SEGMENTS * block)
 

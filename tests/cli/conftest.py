@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a way to run it, and one small finished database."""
+"""What the tests of the command line share: ways to run it, a small database of each technique."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
+SMALL_STEM = SMALL.with_name("small_stem.yaml")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -25,6 +26,25 @@ def run(tmp_path: Path) -> Run:
     return lambda *arguments, **options: hpctem(*arguments, **{"folder": tmp_path} | options)
 
 
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `hpctem ...` in an empty folder, in this process: what only reads, with its output."""
+    from hpctem.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["hpctem", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return subprocess.CompletedProcess(sys.argv, code, *capfd.readouterr())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished database of the small campaign; tests do not change it."""
@@ -32,6 +52,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = hpctem("simulate", SMALL, folder=folder)
     assert done.returncode == 0, done.stderr
     return folder / "small.hdf5"
+
+
+@pytest.fixture(scope="session")
+def small_stem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished database of the small STEM campaign, its contact sheet beside it."""
+    folder = tmp_path_factory.mktemp("small_stem")
+    done = hpctem("simulate", SMALL_STEM, folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "complete and verified" in done.stdout
+    return folder / "small_stem.hdf5"
 
 
 @pytest.fixture

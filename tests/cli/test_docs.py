@@ -23,6 +23,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # Commands that only read are run where what they read exists; the others are parsed.
 READING = ("info", "verify", "schema")
+# So are these, in this process.
+ASKING = ("query", "subset")
 SECTIONS = {"structure", "particles", "substrate", "simulation", "imaging", "labels", "storage"}
 # A part of a campaign stands in the place of that of a whole one.
 COMPLETED_BY = {"docs/stem.md": "mos2_se_implanted.yaml"}
@@ -64,16 +66,17 @@ def parametrize(name: str, found: Iterator[tuple[str, object]]):
 
 @pytest.fixture(scope="module")
 def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as jobs/quickstart leaves it, with the database of one structure.
+    """A folder as jobs/quickstart leaves it, with the database of two structures.
 
-    Beside it the first campaign of docs/stem.md, simulated.
+    Beside it the first campaign of docs/stem.md, simulated, and a dozen images of
+    atomvision_2d.yaml, of the materials below.
     """
     folder = tmp_path_factory.mktemp("docs")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "quickstart").mkdir()
     subprocess.run(
         [
-            *(HPCTEM, "simulate", "configs/quickstart.yaml", "--limit", "1"),
+            *(HPCTEM, "simulate", "configs/quickstart.yaml", "--limit", "2"),
             *("-o", "quickstart/quickstart.hdf5"),
         ],
         cwd=folder,
@@ -83,7 +86,30 @@ def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert first is not None
     (folder / "mos2.yaml").write_text(first[2])
     subprocess.run([HPCTEM, "simulate", "mos2.yaml"], cwd=folder, check=True)
+    write_materials(folder / "c2db.json")
+    text = (ROOT / "configs/atomvision_2d.yaml").read_text().replace("9150", "12")
+    (folder / "atomvision_2d.yaml").write_text(text.replace("c2db.db", "c2db.json"))
+    subprocess.run([HPCTEM, "simulate", "atomvision_2d.yaml"], cwd=folder, check=True)
     return folder
+
+
+def write_materials(path: Path) -> None:
+    """A database of six layers, of each of the five lattices at least one."""
+    from ase import Atoms
+    from ase.build import graphene, mx2
+    from ase.db import connect
+
+    with connect(path) as materials:
+        materials.write(mx2("MoS2", a=3.16, thickness=3.13, vacuum=8.0))
+        materials.write(graphene(vacuum=8.0))
+        for symbols, a, b, angle, second in (
+            ("FeSe", 3.8, 3.8, 90, (0.5, 0.5, 0.5)),
+            ("GeS", 3.6, 4.4, 90, (0.4, 0.5, 0.5)),
+            ("NaCl", 4.0, 4.9, 80, (0.3, 0.4, 0.55)),
+            ("CuO", 4.0, 4.0, 80, (0.5, 0.5, 0.5)),
+        ):
+            cell, places = [a, b, 15, 90, 90, angle], [(0, 0, 0.5), second]
+            materials.write(Atoms(symbols, scaled_positions=places, cell=cell, pbc=(1, 1, 0)))
 
 
 @parametrize("shown", ((page, (page, text)) for page, text in blocks("yaml")))
@@ -119,7 +145,10 @@ def test_commands_are_understood(
     with click.Context(commands) as context:
         command = commands.get_command(context, words[0])
         assert command is not None, f"there is no command {words[0]}"
-        command.make_context(words[0], list(words[1:]), parent=context)
+        given = command.make_context(words[0], list(words[1:]), parent=context)
+        if words[0] in ASKING and all(path.exists() for path in given.params["databases"]):
+            with given:
+                command.invoke(given)
 
 
 @parametrize("text", blocks("python"))

@@ -16,6 +16,7 @@ from hpctem.cli import main
 
 HEAVIER = (("structures: 6", "structures: 20"), ("configurations: 2", "configurations: 16"))
 SMALL = Path(__file__).parents[1] / "small.yaml"
+SMALL_STEM = SMALL.with_name("small_stem.yaml")
 HPCTEM = (sys.executable, "-m", "hpctem")
 
 
@@ -41,6 +42,33 @@ def test_plan_says_what_simulate_does(run, variant):
     rate = float(re.findall(r"([\d.]+) images/s", done.stderr)[-1])
     assert rate / 3 < plan["schedules"][0]["images"] < 3 * rate
     assert (plan["structures"], plan["images"], plan["segments"]) == (20, 80, 20)
+
+
+def test_plan_of_stem_says_what_simulate_does(run, tmp_path):
+    path = tmp_path / "small_stem.yaml"
+    path.write_text(SMALL_STEM.read_text().replace("structures: 6", "structures: 20"))
+    planned = run("plan", path, "--json", "--nodes", "1", "--ranks-per-node", "1")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    done = run("simulate", path, "-o", "real.hdf5", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert plan["file_bytes"] == (tmp_path / "real.hdf5").stat().st_size and plan["measured"]
+    journals = (tmp_path / "real.hdf5.journal").glob("*.journal")
+    assert plan["journal_bytes"] == sum(journal.stat().st_size for journal in journals)
+    rate = float(re.findall(r"([\d.]+) images/s", done.stderr)[-1])
+    assert rate / 3 < plan["schedules"][0]["images"] < 3 * rate
+    assert (plan["structures"], plan["images"], plan["segments"]) == (20, 80, 20)
+
+
+def test_benchmark_of_stem_tells_every_step(run):
+    done = run("benchmark", SMALL_STEM, "--structures", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    steps = {"structure", "pictures", "film", "scan", "detection", "labels", "rows", "digests"}
+    assert steps <= told["seconds"].keys() and all(told["seconds"][step] > 0 for step in steps)
+    assert sum(told["shares"].values()) == pytest.approx(1)
+    assert told["images_per_second"] == pytest.approx(4 * told["structures_per_second"])
+    assert told["transform_seconds"].keys() == {"pictures"} and 0 < told["floor_share"] < 0.5
 
 
 @pytest.fixture(scope="module")

@@ -29,15 +29,11 @@ def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small STEM campaign, simulated."""
-    folder = tmp_path_factory.mktemp("stem")
-    done = run("simulate", SMALL, folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert "complete and verified" in done.stdout
-    assert (folder / "small_stem.hdf5.png").stat().st_size > 1e5
-    return folder
+@pytest.fixture
+def folder(small_stem: Path) -> Path:
+    """The folder of the small STEM campaign, simulated."""
+    assert small_stem.with_name("small_stem.hdf5.png").stat().st_size > 1e5
+    return small_stem.parent
 
 
 def test_the_database_is_read_by_every_command(folder: Path) -> None:

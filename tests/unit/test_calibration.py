@@ -20,9 +20,9 @@ from hpctem.calibration.calibrate import (
     cost_signature,
 )
 from hpctem.calibration.estimate import estimate
-from hpctem.calibration.machine import count_cores
 from hpctem.calibration.hrtem_steps import time_structure
 from hpctem.calibration.hrtem_work import Passage, describe_structure
+from hpctem.calibration.machine import count_cores
 from hpctem.calibration.transforms import (
     choose_ladder,
     floor_seconds,
@@ -256,9 +256,9 @@ def test_larger_transforms_take_longer():
 
 
 def test_every_line_that_a_grid_has_is_timed():
-    ladder = choose_ladder(CPU)
+    ladder = choose_ladder(CPU, [(640,), (320, 320)])
     assert {(64,), (480,), (600,), (640,), (2048,)} <= set(ladder)
-    on_gpu = choose_ladder(dataclasses.replace(CPU, name="cupy"))
+    on_gpu = choose_ladder(dataclasses.replace(CPU, name="cupy"), [])
     assert {len(shape) for shape in on_gpu} == {2} and len(ladder) == len(set(ladder))
 
 

@@ -144,3 +144,12 @@ def test_conditions_are_about_the_defects_of_the_image_itself(both: Collection) 
         names = [both.files[source] for source in found.sources]
         pairs = set(zip(names, found.rows.tolist(), strict=True))
         assert pairs == {pair for pair, count in counts.items() if count == number}
+
+
+def test_the_columns_of_a_scan_are_compared_in_any_unit(both: Collection) -> None:
+    for condition in ("current < '0.1 nA'", "current BETWEEN '34 pA' AND '36 pA'",
+                      "dwell_time = '0.02 ms'", "dwell_time > '5000 ns'"):  # fmt: skip
+        assert len(both.where(condition)) == len(both), condition
+    assert len(both.where("dwell_time > '0.1 ms'")) == 0
+    with pytest.raises(ConfigError, match="'20 pA'"):
+        both.where("dwell_time > '20 pA'")

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from hpctem.column_labels.columns import (
     COLUMN_COLUMNS,
     Columns,
+    count_shown,
     find_columns,
     place_defects,
     tabulate_columns,
@@ -449,6 +450,7 @@ def test_the_table_lists_the_columns_that_the_image_shows() -> None:
     labels = map_columns(columns, path)
     assert (labels[y, x] == table["site_class"]).mean() > 0.9
     assert set(table["elements"]) == {b"W", b"Se Se"}
+    assert count_shown(columns, path) == len(table["x"])
 
 
 def test_what_is_wrong_is_said() -> None:

@@ -121,7 +121,7 @@ def test_files_of_each_detector_are_as_stored_in_a_folder_of_their_own(
     with tifffile.TiffFile(folder / "detectors/maadf/wse2_00000001.tif") as file:
         assert "stored_range" not in file.pages[0].description
     with tifffile.TiffFile(folder / "images/wse2_00000001.tif") as file:
-        assert "stored_range=0 100\n" in file.pages[0].description
+        assert "stored_range=0 100" in file.pages[0].description
     told = json.loads((folder / "croissant.json").read_text())
     sets = {item["@id"]: item for item in told["distribution"] if item["@type"] == "cr:FileSet"}
     assert sets["detectors-bf-files"]["includes"] == ["detectors/bf/*.tif"]

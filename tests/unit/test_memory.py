@@ -20,8 +20,11 @@ from hpctem.optics import passage_cpu
 from hpctem.optics.grid import Grid
 from hpctem.optics.multislice import Multislice, exit_waves
 from hpctem.simulate import lay_out
+from hpctem.stem import memory as stem_memory
+from hpctem.stem.experiment import Experiment as StemExperiment
 
 SMALL = Path(__file__).parents[1] / "small.yaml"
+SMALL_STEM = SMALL.with_name("small_stem.yaml")
 CPU = select_backend("cpu")
 # A process of its own, for what a finished child took at most is never forgotten by its parent.
 MEASURE = """
@@ -30,6 +33,16 @@ command = [sys.executable, "-m", "hpctem", "simulate", *sys.argv[1:]]
 done = subprocess.run(command, stdout=subprocess.DEVNULL)
 print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
+# The same without the contact sheet at the end.
+COMPUTE = """
+import sys
+from pathlib import Path
+from hpctem.campaign_file import read_campaign
+from hpctem.parallel import Communicator
+from hpctem.simulate import Options, simulate
+simulate(read_campaign(Path(sys.argv[1]), 1), Path("x.hdf5"), Options("cpu"), Communicator())
+"""
+MEASURE_COMPUTING = MEASURE.replace('"-m", "hpctem", "simulate"', f'"-c", {COMPUTE!r}')
 LARGER = (
     ("3.2 nm, 3.2 nm", "18 nm, 18 nm"),
     ("sampling: 0.25 A\n  phonons", "sampling: 0.1 A\n  phonons"),
@@ -39,8 +52,8 @@ FINITELY = ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite")
 FINITE = (*LARGER, FINITELY)
 
 
-def write_campaign(folder: Path, *changes: tuple[str, str]) -> Path:
-    text = SMALL.read_text()
+def write_campaign(folder: Path, *changes: tuple[str, str], of: Path = SMALL) -> Path:
+    text = of.read_text()
     for old, new in changes:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -78,6 +91,60 @@ def test_estimate_is_what_a_process_takes(tmp_path, changes):
     assert 0.6 < peak / estimate < 1.5
     if changes:  # and not because libraries outweigh the arrays
         assert 0.5 < (peak - PROGRAM_BYTES) / (estimate - PROGRAM_BYTES) < 1.5
+
+
+FLAT = ("  ripples: {amplitude: 0.5 A, wavelength: 40 A}\n", "")
+FEW = (("foci: 2\n", "foci: 1\n"), ("images_per_focus: 2", "images_per_focus: 1"))
+DENSE = (("pixels: 96", "pixels: 1024"),)
+MULTISLICE = (
+    *(*FEW, FLAT, ("pixels: 96", "pixels: 24"), ("outer: 200 mrad", "outer: 150 mrad")),
+    ("{C12: 1 nm, C30: 0.3 um}", "{C12: 0.2 nm, C30: 0.01 um}"),
+    ("{normal: {mean: 0 nm, std: 1 nm}, per: focus}", "0 nm"),
+    ("method: incoherent", "method: multislice\n  sampling: 0.07 A\n  window: 40 A"),
+    ("semiangle_cutoff: 25 mrad", "semiangle_cutoff: 10 mrad"),
+)
+
+
+def place_stem(path: Path) -> tuple:
+    campaign = read_campaign(path)
+    experiment = StemExperiment(campaign.config, CPU)
+    return experiment, lay_out(campaign, experiment, range(6))
+
+
+@pytest.mark.parametrize(
+    "changes", [(), DENSE, MULTISLICE], ids=["small", "1024 pixels", "multislice"]
+)
+def test_estimate_of_stem_is_what_a_process_takes(tmp_path, changes):
+    path = write_campaign(tmp_path, *changes, of=SMALL_STEM)
+    command = [sys.executable, "-c", MEASURE_COMPUTING, path]
+    for folder in (tmp_path / "compiling", tmp_path / "measured"):  # the first makes machine code
+        folder.mkdir()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    status, peak = map(int, done.stdout.split())
+    assert status == 0, done.stderr
+    estimate = stem_memory.estimate_memory(*place_stem(path))
+    assert 0.7 < peak / estimate < 1.4
+    if changes:
+        program = stem_memory.PROGRAM_BYTES
+        assert 0.5 < (peak - program) / (estimate - program) < 1.5
+
+
+def test_estimate_of_stem_grows_with_what_is_asked(tmp_path):
+    grown = [
+        stem_memory.estimate_memory(*place_stem(write_campaign(tmp_path, *changes, of=SMALL_STEM)))
+        for changes in (
+            (),
+            (("pixels: 96", "pixels: 512"),),
+            DENSE,
+            (*DENSE, ("foci: 2\n", "foci: 8\n")),
+        )
+    ]
+    assert grown == sorted(grown) and grown[3] > 2 * grown[0]
+    experiment, layout = place_stem(write_campaign(tmp_path, *MULTISLICE, of=SMALL_STEM))
+    there = replace(experiment, backend=Backend("cupy", np, "cufft", ""))
+    device = stem_memory.estimate_memory(there, layout, on_device=True)
+    assert device > 64 * 6 * 8 * 570**2  # the windows of a batch of probes, and what they meet
+    assert stem_memory.estimate_memory(there, layout) < 2e9
 
 
 @pytest.mark.parametrize("projection", ["infinite", "finite"])

@@ -78,9 +78,7 @@ def test_without_maps_of_defects_the_classes_are_outlined_and_without_any_nothin
     assert draw_database(bare, tmp_path / "sheet.png").is_file()
 
 
-def test_a_sheet_shows_kinds_by_colour_with_a_legend_and_each_pixel_size(
-    path: Path, database: Database, tmp_path: Path
-) -> None:
+def test_a_sheet_shows_the_kind_and_pixel_size_of_each_image(database: Database) -> None:
     shown = choose_images(database, 15)
     assert shown.names == KINDS and len(shown.images) == 15
     for one, row in zip(shown.images, shown.rows, strict=True):
@@ -93,6 +91,10 @@ def test_a_sheet_shows_kinds_by_colour_with_a_legend_and_each_pixel_size(
         for k, kind in enumerate(KINDS, 1):
             stored = database.stored(f"/entry/labels/{kind}", np.array([row]))[0]
             assert ((one.mask == k) <= (stored > 0)).all()
+
+
+def test_a_sheet_has_the_colours_of_its_kinds_and_the_same_bytes_again(tmp_path: Path) -> None:
+    path = make_scans(tmp_path / "few.hdf5", 2, seed=2)  # defects of both kinds
     picture = imread(draw_database(path, tmp_path / "a.png"))[..., :3]
     for colour in OUTLINES[:2]:
         assert share_of(picture, colour) > 3e-4

@@ -28,6 +28,7 @@ from hpctem.structures.materials import (
     space_group,
     take_material,
 )
+from hpctem.structures.sheet_crystals import take_crystal
 
 GRAPHENE = Atoms(
     "C2",
@@ -370,6 +371,11 @@ def test_each_pass_takes_every_material_once(tmp_path: Path) -> None:
     for index in (0, 40, 41, 122):
         material = take_material(config, streams, index)
         assert material.identifier == f"carbon{taken[index]}"
+        # Of one material there is one crystal, whichever structure takes it.
+        crystal = take_crystal(config, streams, index)
+        assert crystal.material.identifier == material.identifier
+        again = taken.index(taken[index], index + 1) if index < 82 else taken.index(taken[index])
+        assert take_crystal(config, streams, again) is crystal
 
 
 def test_bulk_row_where_a_layer_is_needed_fails_by_name(tmp_path: Path) -> None:
