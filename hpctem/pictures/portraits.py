@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpctem.collection.objects import find_rows
+from hpctem.collection.stacks import DETECTORS, Maps
 from hpctem.database.reader import Database
 from hpctem.detection.filters import MEDIAN_VIEW, RAW_VIEW, apply_view
 from hpctem.errors import ConfigError
@@ -48,6 +49,7 @@ class Portrait:
     names    what 1, 2, ... mean in the mask; () for particles
     kinds    of defects
     defects  column and row in pixels of each defect that lies in the image, and its kind
+    others   images (ny, nx) by further detectors, each segment by itself, and what they are
     """
 
     title: str
@@ -59,6 +61,7 @@ class Portrait:
     names: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     defects: tuple[tuple[float, float, str], ...] = ()
+    others: tuple[tuple[str, np.ndarray], ...] = ()
 
 
 def draw_rows(collection: Any, indices: Sequence[int]) -> Any:
@@ -104,7 +107,19 @@ def read_portrait(database: Database, row: int) -> Portrait:
         names=marking.names if marking else (),
         kinds=list_kinds(database.layout.fields),
         defects=_read_defects(database, row),
+        others=_read_others(database, row),
     )
+
+
+def _read_others(database: Database, row: int) -> tuple[tuple[str, np.ndarray], ...]:
+    """The images by further detectors, and what they are."""
+    found = []
+    for name, image in Maps(database, row, DETECTORS).items():
+        segments = image[None] if image.ndim == 2 else image
+        for number, segment in enumerate(segments, 1):
+            part = f", segment {number} of {len(segments)}" if image.ndim > 2 else ""
+            found.append((f"detector {name}{part}", segment))
+    return tuple(found)
 
 
 def _read_defects(database: Database, row: int) -> tuple[tuple[float, float, str], ...]:
@@ -149,7 +164,7 @@ def save_figure(figure: Any, path: Path) -> Path:
 
 
 def draw_portraits(shown: Sequence[Portrait]) -> Any:
-    """Draw a strip for each: image, label, power spectrum, metadata; a matplotlib Figure.
+    """Draw a strip for each: image, label, spectrum, further detectors, metadata; a Figure.
 
     Raises ConfigError when there is none or more than 12.
     """
@@ -163,14 +178,16 @@ def draw_portraits(shown: Sequence[Portrait]) -> Any:
     texts = -(-lines * LINE_INCHES // panel)
     high = HEAD_INCHES + max(panel, LINE_INCHES * -(-lines // texts)) + 0.1
     room = _measure_text(shown)
-    width = 2 * MARGIN_INCHES + 3 * (PANEL_INCHES + GAP_INCHES) + texts * room
+    panels = 3 + max(len(portrait.others) for portrait in shown)
+    width = 2 * MARGIN_INCHES + panels * (PANEL_INCHES + GAP_INCHES) + texts * room
     size = (width, len(shown) * high + MARGIN_INCHES)
     dots = choose_resolution([portrait.image for portrait in shown])
     figure = Figure(figsize=size, dpi=dots, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
     for k, portrait in enumerate(shown):
-        _draw_strip(axes, k * high + MARGIN_INCHES / 2, panel, int(texts), room, portrait)
+        top = k * high + MARGIN_INCHES / 2
+        _draw_strip(axes, top, panel, panels, int(texts), room, portrait)
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure
 
@@ -190,11 +207,11 @@ def _measure_text(shown: Sequence[Portrait]) -> float:
 
 
 def _draw_strip(
-    axes: Any, top: float, panel: float, texts: int, room: float, portrait: Portrait
+    axes: Any, top: float, panel: float, panels: int, texts: int, room: float, portrait: Portrait
 ) -> None:
     boxes = [
         (MARGIN_INCHES + k * (PANEL_INCHES + GAP_INCHES), top + HEAD_INCHES, PANEL_INCHES, panel)
-        for k in range(3)
+        for k in range(panels)
     ]
     axes.text(
         MARGIN_INCHES, top + 0.16, portrait.title, fontsize=10, fontweight="bold", va="center"
@@ -202,14 +219,16 @@ def _draw_strip(
     shown = apply_view(portrait.image, portrait.view)
     median = ", 3 × 3 median" if portrait.view == MEDIAN_VIEW else ""
     titles = (f"image{median}", _tell_label(portrait), "power spectrum, log scale")
-    for title, box in zip(titles, boxes, strict=True):
+    for title, box in zip((*titles, *(name for name, _ in portrait.others)), boxes, strict=False):
         style: dict[str, Any] = {"fontsize": 8, "va": "center", "color": "#555555"}
         axes.text(box[0], top + HEAD_INCHES - 0.1, title, **style)
     draw_image(axes, boxes[0], shown, None, portrait.pixel_size)
     draw_image(axes, boxes[1], shown, portrait.mask, 0.0, filled=True)
     _draw_defects(axes, boxes[1], portrait)
     _draw_spectrum(axes, boxes[2], portrait)
-    left = boxes[2][0] + PANEL_INCHES + GAP_INCHES + 0.05
+    for box, (_, image) in zip(boxes[3:], portrait.others, strict=False):
+        draw_image(axes, box, image, None, 0.0)
+    left = boxes[-1][0] + PANEL_INCHES + GAP_INCHES + 0.05
     items = list(portrait.lines.items())
     each = -(-len(items) // texts)
     for k in range(texts):

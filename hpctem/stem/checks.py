@@ -55,7 +55,21 @@ def list_warnings(config: StemConfig) -> list[str]:
         f"imaging.detectors.{name}": question_angles(detector.inner, widest)
         for name, detector in config.imaging.detectors.items()
     }
+    doubts["structure.thickness"] = _question_thickness(config)
     return [f"{key}: {doubt}" for key, doubt in doubts.items() if doubt]
+
+
+def _question_thickness(config: StemConfig) -> str | None:
+    """Whether the incoherent method is used beyond where it holds; None if not."""
+    thickness = config.structure.thickness
+    if thickness is None or thickness.support[1] <= ALONE:
+        return None
+    return (
+        f"columns of atoms guide the beam, which the incoherent method does not have: in SrTiO3 of "
+        f"1.2 nm along [001] at 200 kV its images have 30 % too little signal, of 5 to 10 nm 45 %, "
+        f"and single columns are up to 75 % off; this one is up to {thickness.support[1] / 10:.3g} "
+        f"nm thick, so use multislice where intensities matter."
+    )
 
 
 def _check_keys(config: StemConfig) -> None:

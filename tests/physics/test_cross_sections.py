@@ -7,9 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
 from hpctem.errors import ConfigError
-from hpctem.optics.annuli import Annulus
 from hpctem.optics.cross_sections import (
     annular_cross_section,
     fit_exponent,
@@ -22,11 +20,7 @@ from hpctem.optics.electron import (
     relativistic_mass,
     wavelength,
 )
-from hpctem.optics.incoherent import form_picture, gather_points
-from hpctem.optics.probe import Probe, probe_transfer
-from hpctem.optics.scan_grid import ScanGrid
 from hpctem.optics.scattering_factors import scattering_factor
-from hpctem.optics.stem import StemMultislice, scan_detectors
 
 BOHR = 0.529177210903  # A
 
@@ -96,30 +90,6 @@ def test_cone_of_the_probe_is_averaged_over_its_directions() -> None:
     assert found > 1.05 * annular_cross_section(42, energy, inner, outer)
     narrow = annular_cross_section(42, energy, inner, outer, semiangle_cutoff=1e-6)
     assert narrow == pytest.approx(annular_cross_section(42, energy, inner, outer), rel=1e-5)
-
-
-@pytest.mark.parametrize("energy", [60e3, 80e3])
-@pytest.mark.parametrize("number, close", [(6, 0.03), (34, 0.05), (74, 0.05)])
-def test_isolated_atoms_are_as_bright_as_by_multislice(number, energy, close) -> None:
-    """All that a probe scatters on a raster about one atom; at the atom itself it is 8 % off.
-
-    There the probe's waves from different directions meet, which tells the image of a light atom
-    from the probe's intensity.
-    """
-    probe, cpu = Probe(energy, 0.025), select_backend("cpu")
-    annulus = Annulus(0.063, 0.2)
-    raster = ScanGrid((11.0, 11.0), (17, 17), (10, 10), (0.05, 0.05))
-    atom = np.array([[[15.0, 15.0, 2.0]]])
-    multislice = StemMultislice((400, 400), slice_thickness=1.0)
-    found = scan_detectors(
-        atom, np.array([number]), 4.0, raster, probe, (annulus,), multislice, cpu
-    ).values[0]
-    sigma = annular_cross_section(number, energy, 0.063, 0.2, semiangle_cutoff=0.025)
-    picture = form_picture(atom[0, :, :2], [sigma], (30.0, 30.0), probe_transfer(probe), cpu)
-    steps = np.stack([0.5 * np.arange(17), np.zeros(17)], axis=1)
-    expected = gather_points(picture, 11.0 + steps[None, :, ::-1], steps, cpu)
-    assert found.sum() == pytest.approx(expected.sum(), rel=close)
-    assert found.max() == pytest.approx(expected.max(), rel=0.08)
 
 
 def test_annuli_add_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,6 @@ def test_masks_of_all_kinds_become_one(database: Database) -> None:
 
 
 def test_a_gaussian_is_outlined_at_its_half() -> None:
-    from dataclasses import replace
-
     layout = lay_out(2)
     fields = [
         replace(item, attributes={"scale": 1 / 255}) if item.name in KINDS else item
@@ -146,3 +145,22 @@ def test_a_strip_shows_rings_where_the_defects_lie(database: Database, tmp_path:
     counts = [f"{kind}: {(kinds == kind).sum()}" for kind in KINDS]
     assert {*SITES, *counts, f"label: atom columns, {len(x)} defects"} <= set(texts)
     save_figure(figure, tmp_path / "strip.png")
+
+
+def test_images_by_further_detectors_have_panels_of_their_own(
+    database: Database, tmp_path: Path
+) -> None:
+    row = int(database.rows("images")[4])
+    portrait = read_portrait(database, row)
+    names = ("detector bf, segment 1 of 2", "detector bf, segment 2 of 2", "detector maadf")
+    assert tuple(name for name, _ in portrait.others) == names
+    stored = database.stored("/entry/detectors/bf", np.array([row]))[0]
+    assert np.array_equal(portrait.others[1][1], stored[1])
+    figure = draw_portraits([portrait, replace(portrait, others=())])
+    assert set(names) <= {text.get_text() for text in figure.axes[0].texts}
+    drawn = [item for item in figure.axes[0].images if len(item.get_array()) == len(stored[0])]
+    # The first row: image, label and three detectors; the second: image and label.
+    assert len(drawn) == 7
+    alone = draw_portraits([replace(portrait, others=())])
+    assert figure.get_figwidth() - alone.get_figwidth() == pytest.approx(3 * 3.24)
+    save_figure(figure, tmp_path / "strips.png")

@@ -228,3 +228,28 @@ def test_an_inner_angle_under_twice_the_semiangle_is_warned_of() -> None:
     assert list_warnings(config()) == []
     doubts = list_warnings(config(("inner: 63 mrad", "inner: 25 mrad")))
     assert len(doubts) == 1 and "less than twice the convergence" in doubts[0]
+
+
+def test_a_thick_crystal_is_warned_of() -> None:
+    text = """
+campaign: {name: thick, technique: stem, seed: 1, structures: 1}
+structure:
+  material: {prototype: perovskite, elements: [Sr, Ti, O]}
+  thickness: {uniform: [4 A, 60 A]}
+simulation: {method: incoherent, energy: 200 keV}
+imaging:
+  pixels: 32
+  sampling: 0.2 A
+  probe: {semiangle_cutoff: 20 mrad}
+  detectors: {haadf: {inner: 80 mrad, outer: 200 mrad}}
+"""
+
+    def doubts(*change: str) -> list[str]:
+        found = check_config(parse_yaml(text.replace(*change) if change else text))
+        assert isinstance(found, StemConfig)
+        return list_warnings(found)
+
+    (doubt,) = doubts()
+    assert doubt.startswith("structure.thickness: ") and "6 nm thick" in doubt
+    assert doubts("60 A", "5 A") == []
+    assert doubts("incoherent", "multislice") == []
