@@ -14,6 +14,9 @@ from hpctem.optics.scattering_factors import check_elements
 from hpctem.stem.experiment import Experiment
 from hpctem.structures import phonons, sheets
 
+# Thickness in A up to which atoms along the beam scatter nearly as each would alone: a cell or so.
+ALONE = 5.0
+
 
 def check_campaign(config: StemConfig) -> None:
     """Check before any work what no sample could mend; raises ConfigError.

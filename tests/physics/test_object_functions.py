@@ -30,11 +30,16 @@ ABERRATED = Probe(80e3, 0.025, 60.0, Aberrations(C12=20.0, phi12=0.0, C30=1e4))
 def image_atom(
     number: int, probe: Probe, angles: tuple[float, float], wide: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One atom along a line through it, by multislice on pixels of 0.02 A and as incoherent."""
-    middle, pixel, points = 15.0, 0.02, 13
-    line = ScanGrid((middle - 2.4, middle), (1, points), (1, 20), (pixel, pixel))
+    """One atom along a line through it, by multislice and as incoherent.
+
+    Heavy atoms ask for fine pixels, small angles for a window wide enough for the probe's rings.
+    """
+    middle, points = 15.0, 13
+    step = 20 if number > 6 else 10
+    line = ScanGrid((middle - 2.4, middle), (1, points), (1, step), (0.4 / step, 0.4 / step))
     atom, numbers = np.array([[[middle, middle, 2.0]]]), np.array([number])
-    multislice = StemMultislice((600, 600), slice_thickness=1.0)
+    side = 600 if number > 6 else 500  # 12 A, 20 A
+    multislice = StemMultislice((side, side), slice_thickness=1.0)
     annuli = (Annulus(*angles),)
     exact = scan_detectors(atom, numbers, 4.0, line, probe, annuli, multislice, CPU).values[0, 0]
     sigma = annular_cross_section(
@@ -85,14 +90,14 @@ def test_transform_is_the_mean_over_pairs_of_directions(share) -> None:
     def amplitude(q: np.ndarray) -> np.ndarray:
         return np.interp(q, radii, real) + 1j * np.interp(q, radii, imaginary)
 
-    axis = np.linspace(-outer, outer, 161)
+    axis = np.linspace(-outer, outer, 101)
     ky, kx = (k.ravel() for k in np.meshgrid(axis, axis, indexing="ij"))
     seen = (np.hypot(ky, kx) >= inner) & (np.hypot(ky, kx) < outer)
     ky, kx = ky[seen] / lam, kx[seen] / lam
 
     def mean(shift: float) -> float:
         """Over directions q and q - (shift, 0) that both lie in the aperture."""
-        steps = np.linspace(-cone, cone, 41) / lam
+        steps = np.linspace(-cone, cone, 31) / lam
         total, count = 0.0, 0
         for qy in steps:
             for qx in steps:
@@ -105,7 +110,7 @@ def test_transform_is_the_mean_over_pairs_of_directions(share) -> None:
 
     expected = mean(share * 2 * cone / lam) / mean(0.0)
     found = tabulate_object(number, energy, cone, inner, outer)[round(share * STEPS)]
-    assert found == pytest.approx(expected, abs=4e-3)
+    assert found == pytest.approx(expected, abs=5e-3)
 
 
 def test_drawn_semiangles_lie_between_their_neighbours() -> None:
