@@ -16,6 +16,8 @@ import numpy as np
 from hpctem.errors import ConfigError
 
 MOST_IMAGES = 64
+# Share of the pixels at which a row of the mask changes, above which outlines are not drawn.
+MOST_OUTLINE = 0.05
 TILE_INCHES = 2.6
 TILE_QUALITY = 80
 LINE_INCHES = 0.155
@@ -261,8 +263,9 @@ def draw_image(
     """Draw an image as large as fits in `box` (left, top, width, height in inches), at its top.
 
     image: (ny, nx) of any real dtype. mask: (ny, nx), 0 background, k particle k, outlined and with
-    `filled` also tinted; None for none. pixel_size: A per pixel for the scale bar; 0 for none.
-    `axes` count inches from the upper left corner of their figure.
+    `filled` also tinted; None for none. Outlines as close as those of atom columns would hide what
+    they outline and are left out unless `filled`. pixel_size: A per pixel for the scale bar; 0 for
+    none. `axes` count inches from the upper left corner of their figure.
     """
     ny, nx = image.shape
     left, top, wide, high = box
@@ -275,7 +278,7 @@ def draw_image(
         axes.imshow(grey[..., None] * (0.35 + 0.65 * tint), extent=extent)
     else:
         axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent)
-    if mask is not None:
+    if mask is not None and (filled or not _is_crowded(mask)):
         x = left + (np.arange(nx) + 0.5) * pixel
         y = top + (np.arange(ny) + 0.5) * pixel
         for particle in np.unique(mask[mask > 0]):
@@ -287,6 +290,12 @@ def draw_image(
                 axes.contour(x, y, inside, levels=[0.5], linewidths=0.9, **lines)
     if pixel_size > 0:
         _draw_scale_bar(axes, extent, nx * pixel_size)
+
+
+def _is_crowded(mask: np.ndarray) -> bool:
+    """Whether outlines would take a good part of the picture's pixels."""
+    crossed = np.count_nonzero(mask[:, 1:] != mask[:, :-1])
+    return crossed > MOST_OUTLINE * mask.size
 
 
 def _draw_scale_bar(axes: Any, extent: tuple[float, float, float, float], width: float) -> None:

@@ -1,6 +1,6 @@
 """Measure how far incoherent images are from multislice ones of the same crystal.
 
-    python tests/benchmarks/stem_accuracy.py [--json FILE] [--configurations 16] [--sampling 0.02] [--window 20]
+    python tests/benchmarks/stem_accuracy.py [--json FILE] [--configurations 16] [--sampling 0.02]
 
 First single atoms by the pixel of the multislice, which decides how right its heavy atoms are. Then
 monolayers with one vacancy, at rest and with frozen phonons, at the points of one raster and along
@@ -212,7 +212,9 @@ def compare_atom(number: int, energy: float, sampling: float) -> Row:
     return row
 
 
-def compare_sheet(name: str, energy: float, configurations: int, sampling: float) -> Iterable[Row]:
+def compare_sheet(
+    name: str, energy: float, configurations: int, sampling: float, window: float
+) -> Iterable[Row]:
     """One row for each detector and model, at rest and with phonons."""
     probe = Probe(energy, SEMIANGLE)
     spacing = wavelength(energy) / (4 * SEMIANGLE)

@@ -78,9 +78,7 @@ def test_label_and_table_agree(small_stem) -> None:
     assert inside > 0.97 * len(found) > 100
 
 
-def test_pictures_and_preview_are_drawn(call, small_stem, tmp_path) -> None:
-    assert call("show", small_stem, "0", "5", "-o", "a.png").returncode == 0
-    assert (tmp_path / "a.png").stat().st_size > 50_000
+def test_a_preview_is_drawn(call, tmp_path) -> None:
     done = call("preview", SMALL_STEM, "-n", "1", "-o", "b.png")
     assert done.returncode == 0 and (tmp_path / "b.png").stat().st_size > 20_000, done.stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +37,18 @@ def folder(small_stem: Path) -> Path:
     return small_stem.parent
 
 
-def test_the_database_is_read_by_every_command(folder: Path) -> None:
+def test_the_database_is_read_by_every_command(
+    folder: Path, small_stem: Path, call: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """What queries, pictures and reports show of it stands in test_scans.py."""
     for words, told in (
-        (("info", "small_stem.hdf5"), "chalcogen_vacancy"),
-        (("query", "small_stem.hdf5", "--where", "n_chalcogen_vacancy > 0"), "1H-WSe2"),
-        (("show", "small_stem.hdf5", "0", "-o", "show.png"), "picture"),
-        (("atoms", "small_stem.hdf5", "5", "-o", "atoms.xyz"), "as digested"),
-        (("verify", "small_stem.hdf5"), "0 bad"),
-        (("report", "small_stem.hdf5", "-o", "report.html"), "report.html"),
+        (("info", small_stem), "chalcogen_vacancy"),
+        (("query", small_stem, "--where", "n_chalcogen_vacancy > 0"), "1H-WSe2"),
+        (("show", small_stem, "0", "5", "-o", "show.png"), "picture"),
+        (("atoms", small_stem, "5", "-o", "atoms.xyz"), "as digested"),
+        (("verify", small_stem), "0 bad"),
     ):
-        done = run(*words, folder=folder)
+        done = call(*words)
         assert done.returncode == 0, done.stderr
         assert told in done.stdout, words
 
