@@ -79,7 +79,8 @@ def open_parent(
     volume   (k, n): only the structures of that volume of the campaign
 
     Raises ConfigError when the campaign is one of STEM or asks for other waves than the parent
-    holds (with every difference), DatabaseError when the parent is damaged, lacks waves or is not finished there.
+    holds (with every difference), DatabaseError when the parent is damaged, lacks waves or is not
+    finished there.
     """
     if not isinstance(campaign.config, HrtemConfig):
         raise ConfigError(

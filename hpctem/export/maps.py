@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpctem.collection.stacks import GROUPS, LABELS, find_stack, list_stacks, tell_classes
+from hpctem.collection.stacks import (
+    GROUPS,
+    LABELS,
+    find_stack,
+    join_names,
+    list_stacks,
+    tell_classes,
+)
 from hpctem.database.reader import Database
 from hpctem.database.schema import Field
 from hpctem.errors import ConfigError
@@ -102,6 +109,12 @@ def plan_maps(
         )
         for name, found in fields.items()
     )
+
+
+def list_left(databases: Sequence[Database], group: str, maps: Sequence[Map]) -> tuple[str, ...]:
+    """Names that some database has in a group and that are not exported."""
+    exported = [each.name for each in maps]
+    return tuple(name for name in join_names(databases, group) if name not in exported)
 
 
 def _find_fault(

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpctem.collection.collection import Collection
-from hpctem.collection.stacks import DETECTORS, LABELS, join_names
+from hpctem.collection.stacks import DETECTORS, LABELS
 from hpctem.detection.filters import RAW_VIEW
 from hpctem.errors import ConfigError
-from hpctem.export.maps import ALL, NONE, Map, plan_maps
+from hpctem.export.maps import ALL, NONE, Map, list_left, plan_maps
 
 if TYPE_CHECKING:
     from hpctem.database.reader import Database
@@ -210,8 +210,8 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
         scale=scale,
         labels=labels,
         detectors=detectors,
-        left_out=_list_left(used, LABELS, labels),
-        left_detectors=_list_left(used, DETECTORS, detectors),
+        left_out=list_left(used, LABELS, labels),
+        left_detectors=list_left(used, DETECTORS, detectors),
         names=name_databases(_all_databases(parts)),
         views=views if applied else raw,
         left=raw if applied else views,
@@ -313,12 +313,6 @@ def _all_databases(parts: Sequence[Part]) -> list[Database]:
 def _used_databases(part: Part) -> list[Database]:
     used = np.unique(part.collection.sources)
     return [part.collection.databases[number] for number in used]
-
-
-def _list_left(databases: Sequence[Database], group: str, maps: Sequence[Map]) -> tuple[str, ...]:
-    """Names that some database has in a group and that are not exported."""
-    exported = [each.name for each in maps]
-    return tuple(name for name in join_names(databases, group) if name not in exported)
 
 
 def _find_steps(database: Database) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,14 @@ from hpctem.micrographs.known import KnownLattice
 from hpctem.micrographs.lattice import Lattice, find_lattice, fit_patch
 from hpctem.micrographs.lines import LineMotion, measure_lines
 from hpctem.micrographs.noise import Noise, measure_noise
-from hpctem.micrographs.pattern import Pattern, edges, find_period, fit_pattern
+from hpctem.micrographs.pattern import (
+    Pattern,
+    edges,
+    find_period,
+    fit_amplitudes,
+    fit_pattern,
+    series_of,
+)
 from hpctem.micrographs.read import Micrograph
 from hpctem.optics.electron import wavelength
 from hpctem.optics.probe import Probe
@@ -129,7 +136,7 @@ def measure(
     blur = None
     if known is not None and known.material is not None and distortion and optics is not None:
         blur = measure_blur(
-            pattern,
+            _see_faint(rapid, pattern, lines, lattice, noise.variance, limit),
             distortion,
             known.material,
             Probe(optics.energy, optics.semiangle),
@@ -205,6 +212,25 @@ def _cut_patches(image: np.ndarray, least: float) -> list[np.ndarray]:
         for i in range(rows)
         for j in range(columns)
     ]
+
+
+def _see_faint(
+    rapid: np.ndarray,
+    pattern: Pattern,
+    lines: LineMotion,
+    lattice: Lattice,
+    noise: float,
+    limit: float,
+) -> Pattern:
+    """The pattern with all spots up to a frequency, those too that do not stand out of the noise.
+
+    Of a ring of faint spots those that do are the ones that noise has raised.
+    """
+    places = series_of(lattice, limit)
+    warp = pattern.warp.copy()
+    warp[0] += lines.displacements[:, None].astype(np.float32)
+    amplitudes, error = fit_amplitudes(rapid, places, warp, pattern.usual, noise)
+    return replace(pattern, places=places, amplitudes=amplitudes, noise=error)
 
 
 def _slow_part(image: np.ndarray, period: float) -> np.ndarray:

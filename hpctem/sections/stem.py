@@ -395,7 +395,7 @@ class Scan(Section):
     flagging_lines: Annotated[Distribution, Drawn(None, 1.0, 1e4, finest="image")] = constant(20.0)
     """Lines over which it is correlated."""
     drift: Drift = Drift()
-    """Steady drift."""
+    """Steady drift, within the frames and between them: frames are added up as they lie."""
     frame_shift: Annotated[Distribution, Drawn("length", 0.0, 100.0, finest="image")] = constant(
         0.0
     )

@@ -242,6 +242,12 @@ def expect_intensity(
 ) -> Any:
     """The share of the beam that a detector collects at each pixel: (ny, nx) float32."""
     intensity = view.look(path, experiment.backend)
+    if experiment.detector is not None and float(intensity.max()) > 1:
+        raise SampleError(
+            f"the detector would collect {float(intensity.max()):.3g} times the beam: atoms behind "
+            "each other scatter it more than once, which only the method multislice knows; use it "
+            "or a thinner specimen"
+        )
     if thickness is not None:
         intensity += thickness * np.float32(CARBON_DENSITY * experiment.carbon(dataset, values))
     return add_streaks(intensity, values["flyback_streak"], path.flyback_pixels, experiment.backend)

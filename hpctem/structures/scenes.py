@@ -44,7 +44,8 @@ class Structure:
     uint8. tags: (n,) uint8, 0 for the substrate, k for particle k; of a sheet 0 for foreign atoms,
     k for its k-th class of sites. cell: (lx, ly, height) A.
     values, particles, planar_defects: rows of the tables described in `structures.columns`; of a
-    sheet values and defects, described in `structures.sheets`.
+    sheet values and defects, described in `structures.sheets`. periodic: whether x and y are, as
+    they are not in a sheet, which is cut at its border.
     """
 
     positions: np.ndarray
@@ -55,6 +56,7 @@ class Structure:
     particles: Sequence[Mapping[str, Any]] = ()
     planar_defects: Sequence[Mapping[str, Any]] = ()
     defects: Sequence[Mapping[str, Any]] = ()
+    periodic: bool = True
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def write_atoms(structure: Structure, path: str | Path) -> None:
         positions=structure.positions,
         tags=structure.tags,
         cell=structure.cell,
-        pbc=(True, True, False),
+        pbc=(structure.periodic, structure.periodic, False),
     )
     columns = ["symbols", "positions", "tags"]
     write(Path(path), atoms, format="extxyz", columns=columns, parallel=False)

@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `hpctem ...` in an empty folder, in this process: what only reads, with its output."""
+    """Run `hpctem ...` in an empty folder, in this process: what only reads, or fails early."""
     from hpctem.cli import main
 
     monkeypatch.chdir(tmp_path)

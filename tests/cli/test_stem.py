@@ -13,6 +13,7 @@ import pytest
 
 import hpctem
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = Path(__file__).parents[1] / "small_stem.yaml"
 TINY = """
 campaign: {name: tiny, technique: stem, seed: 3, structures: 6, quarantine_limit: 1}
@@ -37,9 +38,7 @@ def folder(small_stem: Path) -> Path:
     return small_stem.parent
 
 
-def test_the_database_is_read_by_every_command(
-    folder: Path, small_stem: Path, call: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_the_database_is_read_by_every_command(folder: Path, small_stem: Path, call: Run) -> None:
     """What queries, pictures and reports show of it stands in test_scans.py."""
     for words, told in (
         (("info", small_stem), "chalcogen_vacancy"),
@@ -121,11 +120,13 @@ def test_bad_rows_of_a_database_are_quarantined_with_the_reason(tmp_path: Path) 
         ("sampling: 0.2 A", "sampling: 0.2", "unit"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(old: str, new: str, told: str, tmp_path: Path) -> None:
+def test_mistakes_are_told_in_one_sentence(
+    old: str, new: str, told: str, tmp_path: Path, call: Run
+) -> None:
     write_sheets(tmp_path)
     assert TINY.count(old) == 1
     (tmp_path / "tiny.yaml").write_text(TINY.replace(old, new))
-    done = run("simulate", "tiny.yaml", folder=tmp_path)
+    done = call("simulate", "tiny.yaml")
     assert done.returncode == 2, done.stdout + done.stderr
     assert told in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*.hdf5"))

@@ -11,7 +11,7 @@ from hpctem import tables
 from hpctem.backend import select_backend
 from hpctem.config import StemConfig, check_config
 from hpctem.database.schema import ATOMS_DIGEST
-from hpctem.errors import ConfigError
+from hpctem.errors import ConfigError, SampleError
 from hpctem.marked_yaml import parse_yaml
 from hpctem.stem.campaign import compute_structure
 from hpctem.stem.checks import check_campaign, list_warnings
@@ -224,10 +224,36 @@ def test_the_first_detector_gives_one_image() -> None:
         check_campaign(config(segments, multislice))
 
 
+def test_a_specimen_too_thick_for_incoherent_images_is_quarantined() -> None:
+    """Sums of cross sections know no end; the beam does."""
+    thick = (
+        ("{prototype: 1H, elements: [W, Se]}", "{prototype: perovskite, elements: [Pb, Ti, O]}"),
+        ("  displacement: 0.01 A\n", "  displacement: 0.01 A\n  thickness: 25 nm\n"),
+        ("  ripples: {amplitude: 0.5 A, wavelength: 40 A}\n", ""),
+        (SMALL[SMALL.index("  defects:") : SMALL.index("simulation:")], ""),
+        ("outer: 200 mrad", "outer: 120 mrad"),
+    )
+    with pytest.raises(SampleError, match="times the beam"):
+        compute_structure(experiment(*thick), 0)
+
+
+def test_coarse_multislice_of_heavy_atoms_is_warned_of() -> None:
+    multislice = "  method: multislice\n  sampling: {} A\n"
+    coarse, fine = (("  method: incoherent\n", multislice.format(s)) for s in (0.05, 0.034))
+    assert "coarse for the cores" in list_warnings(config(coarse))[0]
+    assert list_warnings(config(fine)) == []
+
+
 def test_an_inner_angle_under_twice_the_semiangle_is_warned_of() -> None:
     assert list_warnings(config()) == []
     doubts = list_warnings(config(("inner: 63 mrad", "inner: 25 mrad")))
     assert len(doubts) == 1 and "less than twice the convergence" in doubts[0]
+
+
+def test_layers_upon_each_other_are_warned_of() -> None:
+    elements = "elements: [W, Se]}\n"
+    (doubt,) = list_warnings(config((elements, elements + "  layers: {count: {choice: [1, 2]}}\n")))
+    assert doubt.startswith("structure.layers: ")
 
 
 def test_a_thick_crystal_is_warned_of() -> None:
