@@ -156,9 +156,7 @@ def sample_sheet(
         "islands": len(flat.islands),
         "mean_island_radius": _mean([island.outline.radius for island in flat.islands]),
     }
-    return Structure(
-        positions[kept], numbers, tags, cell, values, defects=defects, periodic=False
-    )
+    return Structure(positions[kept], numbers, tags, cell, values, defects=defects, periodic=False)
 
 
 def _append(array: np.ndarray, further: np.ndarray) -> np.ndarray:
