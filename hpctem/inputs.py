@@ -10,12 +10,15 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from hpctem.config import Config, StemConfig
 from hpctem.detection.film_images import extract_contamination, read_contamination
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import MarkedYaml
 from hpctem.micrographs.read import read_micrograph
 from hpctem.structures.materials import extract_materials
+from hpctem.units import parse_quantity
 
 Keep = Callable[[Path, Config], str]
 
@@ -86,3 +89,23 @@ def read_film(file: Path, shortest: float, pixel_size: float | None = None) -> s
             f"{file} does not say its pixel size; give imaging.contamination.pixel_size"
         )
     return extract_contamination(micrograph.image, sizes, shortest)
+
+
+def read_point_spread(file: Path) -> tuple[np.ndarray, float]:
+    """A point spread function, float64 (ny, nx), and its sampling in A, from a text file.
+
+    A first line 'sampling 0.1 A', then a row of numbers a line. Raises ConfigError for another.
+    """
+    lines = file.read_text("utf-8").splitlines()
+    try:
+        word, _, quantity = lines[0].strip().partition(" ")
+        if word != "sampling":
+            raise ValueError(f"it begins with {lines[0][:40]!r}")
+        sampling = parse_quantity(quantity, "length")
+        rows = [[float(value) for value in line.split()] for line in lines[1:] if line.strip()]
+        return np.array(rows, dtype=np.float64), sampling
+    except (ValueError, IndexError) as error:
+        raise ConfigError(
+            f"{file} is no point spread function: {error}; it needs a first line 'sampling 0.1 A', "
+            "then a row of numbers a line, all of one length"
+        ) from None

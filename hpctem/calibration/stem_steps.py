@@ -39,8 +39,8 @@ from hpctem.stem.campaign import (
     tabulate_images,
     tabulate_structure,
 )
-from hpctem.stem.conditions import DrawConditions
-from hpctem.stem.experiment import Experiment, set_probe
+from hpctem.stem.conditions import DrawConditions, set_probe
+from hpctem.stem.experiment import Experiment
 from hpctem.stem.pictures import (
     View,
     displace_atoms,

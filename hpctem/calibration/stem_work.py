@@ -27,8 +27,8 @@ from hpctem.optics.probe import Probe
 from hpctem.optics.stem import StemMultislice, frame_tile, list_tiles
 from hpctem.optics.transfer import focal_planes
 from hpctem.stem.campaign import lead_beam
-from hpctem.stem.conditions import DrawConditions
-from hpctem.stem.experiment import Experiment, set_probe
+from hpctem.stem.conditions import DrawConditions, set_probe
+from hpctem.stem.experiment import Experiment
 from hpctem.stem.pictures import plan_probes, transfer_of
 from hpctem.structures.scenes import Structure
 

@@ -72,7 +72,7 @@ def measure_background(
     highest = float(min(above[-1], end))
     deviation = _deviation(fitted, highest)
     draws = []
-    for _ in range(40):
+    for _ in range(24):
         # The mean power of a ring of n frequencies, in pairs, is known to sqrt(2 / n).
         again = rings.powers * generator.gamma(rings.counts / 2, 2 / rings.counts)
         if (other := _fit(rings, again, noise, fitted)) is not None:
@@ -183,7 +183,7 @@ def view_of_window() -> np.ndarray:
         middle = power[..., WAVES : WAVES + 1]
         pairs = power[..., WAVES + 1 :] + power[..., WAVES - 1 :: -1]
         power = np.moveaxis(np.concatenate([middle, pairs], axis=-1), -1, axis)
-    return power.reshape(LOWEST**2, -1)[:]
+    return power.reshape(LOWEST**2, -1)
 
 
 def solve_variation(skewness: float) -> float:
@@ -228,7 +228,7 @@ def _fit(
     from scipy.optimize import least_squares
 
     low, high = rings.lowest, float(rings.radii[-1])
-    weights = np.sqrt(np.minimum(rings.counts, 400.0))
+    weights = np.sqrt(np.minimum(rings.counts, 60.0))
     target = np.log(powers)
 
     def misfit(parameters: np.ndarray) -> np.ndarray:

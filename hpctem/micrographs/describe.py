@@ -32,7 +32,7 @@ def describe_micrograph(
     rows = [*_describe_file(micrograph), *_describe_intensity(image, measured)]
     if measured.lattice is None:
         return rows + _describe_spots(image, micrograph, limit)
-    rows += _describe_lattice(measured, micrograph, known)
+    rows += [*_describe_streaks(measured), *_describe_lattice(measured, micrograph, known)]
     return rows + _describe_lines(measured, _true_pixel(measured, micrograph, known))
 
 
@@ -114,6 +114,14 @@ def _describe_intensity(image: np.ndarray, measured: Measured) -> list[Row]:
             )
         )
     return rows
+
+
+def _describe_streaks(measured: Measured) -> list[Row]:
+    streaks = measured.streaks
+    if streaks is None or not streaks.seen:
+        return []
+    told = ", ".join(f"{value:.2f}" for value in streaks.correlations)
+    return [("streaks", f"noise 1, 2, 3 pixels apart along a line is correlated by {told}")]
 
 
 def _describe_lattice(

@@ -12,6 +12,7 @@ import yaml
 from hpctem.detection.contamination import CARBON_DENSITY
 from hpctem.errors import ConfigError
 from hpctem.micrographs.background import cut_moments, solve_variation, spread_variation
+from hpctem.micrographs.blur import Blur
 from hpctem.micrographs.known import KnownLattice
 from hpctem.micrographs.measure import Measured, Optics, measure
 from hpctem.micrographs.read import Micrograph
@@ -233,18 +234,7 @@ def _propose_beam(
         ]
     if blur is None:
         return
-    findings.append(
-        Finding(
-            "source size (FWHM)",
-            blur.source_size,
-            blur.source_error,
-            "Å",
-            f"heights of {blur.spots} spots against an ideal probe",
-        )
-    )
-    findings.append(Finding("  of it along x", blur.along_x, None, "Å", "the same, by direction"))
-    findings.append(Finding("  of it along y", blur.along_y, None, "Å", "the same, by direction"))
-    imaging["probe"]["source_size"] = _normal(blur.source_size, blur.source_error, 1, "A", 0, 100)
+    _propose_probe(imaging["probe"], findings, blur)
     # What the noise leaves for the film, if none of it is constant: variance = gain scale share.
     room = noise.variance / (noise.gain * blur.scale) - blur.share if noise.grows else math.inf
     film = _propose_film(imaging, findings, measured, optics, room)
@@ -253,7 +243,8 @@ def _propose_beam(
         beam = blur.scale / noise.gain
         relative = math.hypot(blur.scale_error / blur.scale, noise.gain_error / noise.gain)
         left = noise.variance / noise.gain**2 - beam * share
-        readout = math.sqrt(max(left, 0.0))
+        # Less than the error of what it is left of is none.
+        readout = math.sqrt(left) if left > 2 * noise.error / noise.gain**2 else 0.0
         how = "scale of the lattice over units per electron"
         if left < 0:
             # More noise than was measured: the dose that gives just as much.
@@ -279,6 +270,24 @@ def _propose_beam(
         findings.append(
             Finding("noise beside counting", readout, readout * relative, "e", "what is left of it")
         )
+
+
+def _propose_probe(keys: dict[str, Any], findings: list[Finding], blur: Blur) -> None:
+    """Add defocus and source size to the campaign's keys of the probe."""
+    how = f"heights of {blur.spots} spots in {len(blur.frequencies)} rings"
+    if blur.defocus > 0:
+        either = f"{how}; of either sign"
+        findings.append(Finding("defocus", blur.defocus, blur.defocus_error, "Å", either))
+        keys["defocus"] = _normal(blur.defocus, blur.defocus_error, 1, "A", 0, 1e6)
+    else:
+        how = f"{how}, in focus"
+    size = blur.source_size, blur.source_error
+    findings += [
+        Finding("source size (FWHM)", *size, "Å", how),
+        Finding("  of it along x", blur.along_x, None, "Å", "the same, by direction"),
+        Finding("  of it along y", blur.along_y, None, "Å", "the same, by direction"),
+    ]
+    keys["source_size"] = _normal(*size, 1, "A", 0, 100)
 
 
 def _propose_film(
@@ -347,8 +356,7 @@ def _list_unidentified(measured: Measured, known: KnownLattice | None) -> list[s
         "intensity that is the same everywhere (an offset, the mean thickness of contamination, "
         "the probe's tails): only what varies is seen; 'noise beside counting' makes up for it",
         "strain of the specimen against distortion of the scan: all of it is given to the scan",
-        "defocus, aberrations, thermal motion and source size from one another: all that widens "
-        "the columns is given to the source",
+        _tell_blur(measured.blur),
         "the number of frames that were averaged, and drift against shear and contraction",
         "the convergence and collection angles",
         "flagging slower than the polynomial that follows the slow distortions",
@@ -360,9 +368,29 @@ def _list_unidentified(measured: Measured, known: KnownLattice | None) -> list[s
             "source size, dose and contamination in angstrom: they need the atoms of the crystal; "
             "name it with --lattice, and see that spots at two distances stand out"
         )
+    streaks = measured.streaks
+    if streaks is not None and streaks.seen:
+        told = ", ".join(f"{value:.2f}" for value in streaks.correlations)
+        found.append(
+            f"where the lines' streaks come from: noise 1, 2 and 3 pixels apart along a line is "
+            f"correlated by {told}; no key of a campaign draws such noise"
+        )
     if not measured.noise.grows:
         found.append("counting noise against constant noise: the noise does not grow visibly")
     return found
+
+
+def _tell_blur(blur: Blur | None) -> str:
+    if blur is not None and blur.defocus > 0:
+        return (
+            "the sign of the defocus; other aberrations and focal spread from defocus, thermal "
+            "motion from source size: what a Gaussian cannot give the columns is given to defocus"
+        )
+    least = f" of less than {blur.unseen:.0f} Å" if blur and math.isfinite(blur.unseen) else ""
+    return (
+        f"defocus{least}, aberrations, thermal motion and source size from one another: all that "
+        "widens the columns is given to the source"
+    )
 
 
 def _normal(

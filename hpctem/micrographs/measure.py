@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from hpctem.micrographs.geometry import Distortion, ideal_lattice, measure_disto
 from hpctem.micrographs.known import KnownLattice
 from hpctem.micrographs.lattice import Lattice, find_lattice, fit_patch
 from hpctem.micrographs.lines import LineMotion, measure_lines
-from hpctem.micrographs.noise import Noise, measure_noise
+from hpctem.micrographs.noise import Noise, Streaks, measure_noise, measure_streaks
 from hpctem.micrographs.pattern import (
     Pattern,
     edges,
+    evaluate,
     find_period,
     fit_amplitudes,
     fit_pattern,
@@ -66,6 +67,7 @@ class Measured:
     lines: LineMotion | None = None
     blur: Blur | None = None
     background: Background | None = None
+    streaks: Streaks | None = None
 
     @property
     def signal_to_noise(self) -> float | None:
@@ -133,10 +135,13 @@ def measure(
     lines, pattern = measure_lines(
         rapid, pattern, period, noise.variance, streams("micrographs/lines", 0)
     )
+    whole = _see_faint(rapid, pattern, lines, lattice, noise.variance, limit)
+    rest = rapid - evaluate(whole.places, whole.amplitudes, whole.warp)[0]
+    streaks = measure_streaks(rest, noise.variance, streams("micrographs/streaks", 0))
     blur = None
     if known is not None and known.material is not None and distortion and optics is not None:
         blur = measure_blur(
-            _see_faint(rapid, pattern, lines, lattice, noise.variance, limit),
+            whole,
             distortion,
             known.material,
             Probe(optics.energy, optics.semiangle),
@@ -160,6 +165,7 @@ def measure(
         lines,
         blur,
         background,
+        streaks,
     )
 
 
@@ -224,13 +230,14 @@ def _see_faint(
 ) -> Pattern:
     """The pattern with all spots up to a frequency, those too that do not stand out of the noise.
 
-    Of a ring of faint spots those that do are the ones that noise has raised.
+    Its warp has the lines' displacements. Of a ring of faint spots those that stand out are the
+    ones that noise has raised.
     """
     places = series_of(lattice, limit)
     warp = pattern.warp.copy()
     warp[0] += lines.displacements[:, None].astype(np.float32)
     amplitudes, error = fit_amplitudes(rapid, places, warp, pattern.usual, noise)
-    return replace(pattern, places=places, amplitudes=amplitudes, noise=error)
+    return Pattern(places, amplitudes, error, warp, pattern.usual)
 
 
 def _slow_part(image: np.ndarray, period: float) -> np.ndarray:

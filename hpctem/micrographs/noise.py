@@ -6,6 +6,7 @@ rows are used: what the lines do to the image stays at low ones there.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import numpy as np
 LEVELS = 12
 PATCH = 64
 EDGE = 8  # pixels
+STREAK = 3  # pixels along a line up to which its noise is compared
+BANDS = 16  # of lines, for the errors
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,47 @@ class Noise:
     def grows(self) -> bool:
         """Whether the variance is seen to grow with the intensity: gain above 3 errors."""
         return self.gain > 3 * self.gain_error
+
+
+@dataclass(frozen=True)
+class Streaks:
+    """How alike the noise of neighbouring pixels of a line is, 1, 2 and 3 pixels apart.
+
+    correlations, errors: (3,) covariance along the lines beyond that across them, which what is
+    left of the specimen has too, over the noise's variance. White noise has 0.
+    """
+
+    correlations: np.ndarray
+    errors: np.ndarray
+
+    @property
+    def seen(self) -> bool:
+        """Whether any is above 5 errors and a fiftieth."""
+        return bool((self.correlations > np.maximum(5 * self.errors, 0.02)).any())
+
+
+def measure_streaks(rest: np.ndarray, noise: float, generator: np.random.Generator) -> Streaks:
+    """Compare the pixels of lines in what is left of an image (ny, nx) without its lattice.
+
+    noise: variance per pixel. generator: for the bootstrap over bands of lines.
+    """
+    rest = rest - rest.mean()
+    ny = len(rest)
+    bounds = np.linspace(0, ny - STREAK, min(BANDS, ny // 8) + 1).astype(np.int64)
+    parts = []
+    for first, last in itertools.pairwise(bounds):
+        here = rest[first:last, :-STREAK]
+        along = [
+            float(
+                (here * rest[first:last, lag : rest.shape[1] - STREAK + lag]).mean()
+                - (here * rest[first + lag : last + lag, :-STREAK]).mean()
+            )
+            for lag in range(1, STREAK + 1)
+        ]
+        parts.append(along)
+    values = np.array(parts) / noise
+    chosen = generator.integers(len(values), size=(200, len(values)))
+    return Streaks(values.mean(axis=0), values[chosen].mean(axis=1).std(axis=0))
 
 
 def measure_noise(image: np.ndarray, transferred: float, generator: np.random.Generator) -> Noise:

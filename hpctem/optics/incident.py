@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hpctem.errors import ConfigError
-from hpctem.optics.aberrations import chi_gradient
-from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import SMALLEST_SIDE, Grid, fast_size
-from hpctem.optics.probe import Probe, probe_spectrum
+from hpctem.optics.probe import Probe, probe_spectrum, ray_reach
 
 FREE = 200.0
 """Length in A over which a free probe is computed, at least."""
@@ -50,15 +48,8 @@ def choose_window(
     It holds all rays of the lens, 98 % of its rings, and what is scattered to the angle `outer`
     (rad) at the entrance. `thickness` of the specimen and `pixel` (dy, dx) in A.
     """
-    lam = wavelength(probe.energy)
-    alpha = np.linspace(0, probe.semiangle_cutoff, 65)[1:, None]
-    phi = np.linspace(0, 2 * np.pi, 72, endpoint=False)[None, :]
-    rays = 0.0
-    for end in (-0.5, 0.5):
-        lens = replace(probe.lens, C10=-(probe.defocus + end * thickness))
-        radial, azimuthal = chi_gradient(alpha, phi, lam, lens)
-        shift = lam / (2 * np.pi) * np.hypot(radial, azimuthal) + 3 * probe.focal_spread * alpha
-        rays = max(rays, float(shift.max()))
+    ends = (replace(probe, defocus=probe.defocus + end * thickness) for end in (-0.5, 0.5))
+    rays = max(ray_reach(end) for end in ends)
     side = 2 * (rays + RINGS / probe.cutoff + thickness * math.tan(outer))
     return fast_size(side / pixel[0]), fast_size(side / pixel[1])
 

@@ -207,14 +207,14 @@ def _expand_means(probe: Probe) -> np.ndarray:
     lam, angle = wavelength(probe.energy), probe.semiangle_cutoff
     terms = scale_terms(probe.lens, angle, lam)
     damping = math.pi / lam * probe.focal_spread * angle**2
-    steepest = _ray_reach(probe, 0.0) * 2 * math.pi * probe.cutoff
+    steepest = ray_reach(probe, 0.0) * 2 * math.pi * probe.cutoff
     nodes = 12 + math.ceil(0.6 * steepest + 0.5 * damping)
     lengths = 16 + math.ceil(steepest)
     azimuths = 24 if any(m for _, m, _, _ in terms) else 1
     while True:
         if lengths * azimuths * nodes**2 > COSTLIEST:
             raise SampleError(
-                f"the probe is spread over {_ray_reach(probe):.0f} A by its aberrations and "
+                f"the probe is spread over {ray_reach(probe):.0f} A by its aberrations and "
                 f"defocus, which is too far to be tabulated: keep it below some tens of A."
             )
         shifts = 1 + np.cos(np.pi * (np.arange(lengths) + 0.5) / lengths)
@@ -240,10 +240,10 @@ def _chebyshev(shifts: np.ndarray, count: int) -> np.ndarray:
     return np.polynomial.chebyshev.chebvander(shifts - 1, count - 1)
 
 
-def _ray_reach(probe: Probe, spreads: float = 3.0) -> float:
+def ray_reach(probe: Probe, spreads: float = 3.0) -> float:
     """Largest distance in A of a ray from the axis, at `spreads` standard deviations of defocus."""
     lam = wavelength(probe.energy)
-    alpha = np.linspace(0, probe.semiangle_cutoff, 33)[1:, None]
+    alpha = np.linspace(0, probe.semiangle_cutoff, 65)[1:, None]
     phi = np.linspace(0, 2 * np.pi, 72, endpoint=False)[None, :]
     radial, azimuthal = chi_gradient(alpha, phi, lam, probe.lens)
     rays = lam / (2 * np.pi) * np.hypot(radial, azimuthal)
@@ -267,7 +267,7 @@ def probe_reach(probe: Probe, share: float = 0.99) -> float:
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (low, middle) if enclosed_share(sharp, middle) >= share else (middle, high)
-    return high + _ray_reach(probe)
+    return high + ray_reach(probe)
 
 
 def enclosed_share(probe: Probe, radius: float) -> float:
@@ -301,7 +301,7 @@ def _mean_transfer(probe: Probe) -> tuple[np.ndarray, np.ndarray]:
 
 def probe_width(probe: Probe) -> float:
     """Full width at half maximum in A of `probe_profile`, where it first falls to the half."""
-    farthest = max(2 * _ray_reach(probe), 2 / probe.cutoff, 2 * probe.source_size)
+    farthest = max(2 * ray_reach(probe), 2 / probe.cutoff, 2 * probe.source_size)
     radii = np.linspace(0, farthest, 1001)
     profile = probe_profile(probe, radii)
     n = int(np.argmax(profile < profile[0] / 2))

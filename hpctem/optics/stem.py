@@ -27,7 +27,7 @@ from hpctem.optics.grid import Grid, antialias_aperture, fast_size
 from hpctem.optics.incident import Incident, edge_waves, free_probe
 from hpctem.optics.potential import check_positions
 from hpctem.optics.probe import Probe
-from hpctem.optics.probe_passage import GPU_BATCH, ProbePassage, Way, passage_for
+from hpctem.optics.probe_passage import ProbePassage, Way, passage_for
 from hpctem.optics.scan_grid import ScanGrid
 from hpctem.optics.transfer import focal_planes
 
@@ -135,21 +135,6 @@ def scan_detectors(
         kept,
         (lam / grid.extent[0], lam / grid.extent[1]),
     )
-
-
-def estimate_bytes(
-    scan: ScanGrid, multislice: StemMultislice, slices: int, segments: int, on_device: bool = False
-) -> float:
-    """Bytes that `scan_detectors` holds at its peak, without patterns; right to about a third.
-
-    `slices`: of the specimen, `segments`: of all detectors; on the host, or on the GPU with
-    `on_device`.
-    """
-    tile, window = frame_tile(scan, multislice.window)[0].pixels, math.prod(multislice.window)
-    if on_device:  # transmissions, potentials; waves, windows and their places of a batch
-        return tile * (8.0 * slices + 32) + window * (32.0 * GPU_BATCH + 4 * segments)
-    values = 8.0 * segments * scan.points
-    return 30e6 + tile * (16.0 * slices + 40) + window * (64 + 12 * segments) + 2 * values
 
 
 def list_tiles(shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:

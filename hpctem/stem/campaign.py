@@ -311,7 +311,9 @@ def tabulate_images(experiment: Experiment, recorded: Sequence[Recorded]) -> Row
         for one in recorded
     ]
     for image in arrays:
-        for path in recorded[0].images.keys() - {tables.IMAGES}:  # those are measured below
+        for path in recorded[0].images:
+            if path == tables.IMAGES:  # measured below
+                continue
             if not np.isfinite(image[path].sum(dtype=np.float64)):
                 raise SampleError(f"{path} holds NaN or infinity")
     values = [

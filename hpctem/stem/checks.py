@@ -10,6 +10,7 @@ from hpctem.errors import ConfigError
 from hpctem.optics.annuli import check_angles
 from hpctem.optics.cross_sections import question_angles
 from hpctem.optics.electron import wavelength
+from hpctem.optics.point_spread import tabulated_transfer
 from hpctem.optics.scattering_factors import check_elements
 from hpctem.stem.experiment import Experiment
 from hpctem.structures import phonons, sheets
@@ -37,8 +38,14 @@ def check_campaign(config: StemConfig) -> None:
         phonons.check_displacements(elements, experiment.rms, "simulation.phonons.rms")
     if simulation.debye_waller is not None:
         phonons.check_displacements(elements, experiment.rms, "simulation.debye_waller")
-    assert experiment.films is not None  # reads them
-    assert experiment.point_spread is None or experiment.point_spread[1] > 0
+    _check_files(experiment)
+
+
+def _check_files(experiment: Experiment) -> None:
+    """Read the micrographs of contamination and the point spread function; raises ConfigError."""
+    _ = experiment.films
+    if experiment.point_spread is not None:
+        tabulated_transfer(*experiment.point_spread)
 
 
 def _check_field(experiment: Experiment) -> None:
@@ -81,7 +88,7 @@ def _question_sampling(config: StemConfig) -> str | None:
         return None
     return (
         f"{sampling:g} A is coarse for the cores of heavy atoms: in WSe2 at 80 kV (63 to 200 mrad) "
-        f"columns of W are 8 % too bright with 0.05 A and 18 % with 0.068 A, and right to 1 % with "
+        f"columns of W are 8 % too bright with 0.05 A and 18 % with 0.068 A, and right to 3 % with "
         f"0.034 A"
     )
 

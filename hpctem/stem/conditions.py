@@ -6,6 +6,7 @@ setting of the probe.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,15 +14,18 @@ import numpy as np
 
 from hpctem.conditions import (
     ABERRATION_COLUMNS,
+    COEFFICIENTS,
     DETECTOR_COLUMNS,
     IDENTITY_COLUMNS,
     Draws,
+    translate_aberrations,
 )
 from hpctem.config import StemConfig
 from hpctem.detection.contamination import FilmSettings
 from hpctem.detection.dose import electrons_per_pixel
 from hpctem.detection.scan import ScanSettings
-from hpctem.optics.probe import defocus_of_chromatic
+from hpctem.optics.aberrations import Aberrations
+from hpctem.optics.probe import Probe, defocus_of_chromatic, ray_reach
 from hpctem.sampling import Distribution, Streams
 from hpctem.sections.stem import Imaging
 from hpctem.structures.scenes import Column
@@ -148,8 +152,63 @@ def greatest_scan(imaging: Imaging) -> ScanSettings:
     """The largest magnitude of every setting of the scan that a campaign can draw."""
     largest = {c.name: 0.0 for c in (*SCAN_COLUMNS, *BEAM_COLUMNS)} | {"flyback_time": 1.0}
     for name, distribution in list_distributions(imaging).items():
-        largest[name] = max(map(abs, distribution.support))
+        largest[name] = _largest(distribution)
     return set_scan(largest | {"frames": imaging.scan.frames})
+
+
+def set_probe(config: StemConfig, values: Mapping[str, float]) -> Probe:
+    """The probe of one focal setting, from its row of conditions."""
+    return Probe(
+        energy=config.simulation.energy,
+        semiangle_cutoff=values["semiangle_cutoff"],
+        defocus=values["defocus"],
+        aberrations=Aberrations(**{name: values[name] for name in COEFFICIENTS}),
+        focal_spread=values["focal_spread"],
+        source_size=values["source_size"],
+    )
+
+
+def widest_probe(config: StemConfig) -> Probe:
+    """The probe that reaches farthest of all that a campaign can draw, with the largest aperture.
+
+    Defocus and spherical aberrations may balance each other: of the ends of what each can be, those
+    count whose rays end farthest out. The other aberrations are at their largest, their azimuths
+    such that they add up, to the round ones or against them.
+    """
+    probe, energy = config.imaging.probe, config.simulation.energy
+    assert probe is not None  # check_campaign
+    notation, magnitudes = probe.aberrations.notation, probe.aberrations.magnitudes
+    rounds = [name for name in magnitudes if _is_round(notation, name)]
+    chromatic = defocus_of_chromatic(
+        _largest(probe.chromatic), _largest(probe.energy_spread), energy
+    )
+
+    def bend(defocus: float, side: float, *values: float) -> Probe:
+        ends = {name: side * _largest(magnitude) for name, magnitude in magnitudes.items()}
+        ends |= dict(zip(rounds, values, strict=True))
+        drawn = {name: (end, 0.0) for name, end in ends.items()}
+        return Probe(
+            energy=energy,
+            semiangle_cutoff=probe.semiangle_cutoff.support[1],
+            defocus=defocus,
+            aberrations=translate_aberrations(notation, drawn),
+            focal_spread=float(np.hypot(_largest(probe.focal_spread), chromatic)),
+            source_size=_largest(probe.source_size),
+        )
+
+    of_round = (magnitudes[name].support for name in rounds)
+    corners = itertools.product(probe.defocus.support, (1.0, -1.0), *of_round)
+    return max((bend(*corner) for corner in corners), key=ray_reach)
+
+
+def _is_round(notation: str, name: str) -> bool:
+    """Whether an aberration is the same at every azimuth."""
+    return not any(m for _, m, _, _ in translate_aberrations(notation, {name: (1.0, 0.0)}).terms())
+
+
+def _largest(distribution: Distribution) -> float:
+    """The largest magnitude that can be drawn."""
+    return max(map(abs, distribution.support))
 
 
 @dataclass(frozen=True)

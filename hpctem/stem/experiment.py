@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hpctem.backend import Backend
-from hpctem.conditions import COEFFICIENTS, noisiest_detector, translate_aberrations
+from hpctem.conditions import noisiest_detector
 from hpctem.config import StemConfig
 from hpctem.detection.detector import Detector as Camera
 from hpctem.detection.scan import scan_reach
-from hpctem.errors import ConfigError
-from hpctem.inputs import read_film
-from hpctem.optics.aberrations import Aberrations
+from hpctem.inputs import read_film, read_point_spread
 from hpctem.optics.annuli import Annulus
 from hpctem.optics.columns import correct_pairs
 from hpctem.optics.cross_sections import annular_cross_section
@@ -25,16 +23,15 @@ from hpctem.optics.grid import fast_size
 from hpctem.optics.incident import choose_window
 from hpctem.optics.object_functions import object_transfer
 from hpctem.optics.point_spread import Transfer, gaussian_transfer, tabulated_transfer
-from hpctem.optics.probe import Probe, defocus_of_chromatic, probe_reach
+from hpctem.optics.probe import Probe, probe_reach
 from hpctem.optics.scan_grid import ScanGrid, plan_scan
 from hpctem.optics.stem import StemMultislice
-from hpctem.sampling import Distribution, Streams
+from hpctem.sampling import Streams
 from hpctem.sections.stem import Collection
-from hpctem.stem.conditions import greatest_scan
+from hpctem.stem.conditions import greatest_scan, set_probe, widest_probe
 from hpctem.structures import phonons, recipes, sheets
 from hpctem.structures.scenes import Structure
 from hpctem.tables import IMAGES
-from hpctem.units import parse_quantity
 
 CARBON = 6
 # Beyond so many standard deviations a Gaussian point spread function is nothing.
@@ -304,59 +301,7 @@ def tell_elements(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
 
 
-def set_probe(config: StemConfig, values: Mapping[str, float]) -> Probe:
-    """The probe of one focal setting, from its row of conditions."""
-    return Probe(
-        energy=config.simulation.energy,
-        semiangle_cutoff=values["semiangle_cutoff"],
-        defocus=values["defocus"],
-        aberrations=Aberrations(**{name: values[name] for name in COEFFICIENTS}),
-        focal_spread=values["focal_spread"],
-        source_size=values["source_size"],
-    )
-
-
-def widest_probe(config: StemConfig) -> Probe:
-    """The probe of the largest aperture with every aberration at its largest."""
-    probe, energy = config.imaging.probe, config.simulation.energy
-    assert probe is not None
-
-    def largest(distribution: Distribution) -> float:
-        return max(map(abs, distribution.support))
-
-    magnitudes = {name: (largest(d), 0.0) for name, d in probe.aberrations.magnitudes.items()}
-    chromatic = defocus_of_chromatic(largest(probe.chromatic), largest(probe.energy_spread), energy)
-    return Probe(
-        energy=energy,
-        semiangle_cutoff=probe.semiangle_cutoff.support[1],
-        defocus=largest(probe.defocus),
-        aberrations=translate_aberrations(probe.aberrations.notation, magnitudes),
-        focal_spread=float(np.hypot(largest(probe.focal_spread), chromatic)),
-        source_size=largest(probe.source_size),
-    )
-
-
 def list_detectors(config: StemConfig) -> dict[str, str]:
     """Dataset of the images of each detector by its name; the first gives the images."""
     names = list(config.imaging.detectors)
     return {name: f"/entry/detectors/{name}" if k else IMAGES for k, name in enumerate(names)}
-
-
-def read_point_spread(file: Path) -> tuple[np.ndarray, float]:
-    """A point spread function, float64 (ny, nx), and its sampling in A, from a text file.
-
-    A first line 'sampling 0.1 A', then a row of numbers a line. Raises ConfigError for another.
-    """
-    lines = file.read_text("utf-8").splitlines()
-    try:
-        word, _, quantity = lines[0].strip().partition(" ")
-        if word != "sampling":
-            raise ValueError(f"it begins with {lines[0][:40]!r}")
-        sampling = parse_quantity(quantity, "length")
-        rows = [[float(value) for value in line.split()] for line in lines[1:] if line.strip()]
-        return np.array(rows, dtype=np.float64), sampling
-    except (ValueError, IndexError) as error:
-        raise ConfigError(
-            f"{file} is no point spread function: {error}; it needs a first line 'sampling 0.1 A', "
-            "then a row of numbers a line, all of one length"
-        ) from None

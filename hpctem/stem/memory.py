@@ -10,7 +10,8 @@ from hpctem.optics.atomic_layers import plan_layers
 from hpctem.optics.incoherent import DENSITY
 from hpctem.optics.probe_passage import GPU_BATCH
 from hpctem.optics.stem import frame_tile
-from hpctem.stem.experiment import Experiment, widest_probe
+from hpctem.stem.conditions import widest_probe
+from hpctem.stem.experiment import Experiment
 from hpctem.structures import sheets
 
 # Python with its libraries and compiled kernels, measured: 265 MB, and 30 MB more of multislice.

@@ -17,8 +17,8 @@ from hpctem.optics.point_spread import Transfer, gaussian_transfer, tabulated_tr
 from hpctem.optics.probe import Probe, probe_transfer
 from hpctem.optics.scan_grid import ScanGrid, picture_of_scan
 from hpctem.optics.stem import Signals, scan_detectors
-from hpctem.stem.conditions import DrawConditions
-from hpctem.stem.experiment import Experiment, list_detectors, set_probe
+from hpctem.stem.conditions import DrawConditions, set_probe
+from hpctem.stem.experiment import Experiment, list_detectors
 from hpctem.stem.tables import PATTERNS
 from hpctem.structures import phonons
 from hpctem.structures.scenes import MARGIN, Structure

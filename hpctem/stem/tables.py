@@ -17,8 +17,8 @@ from hpctem.database.schema import (
 )
 from hpctem.optics.electron import wavelength
 from hpctem.optics.stem import pattern_shape
-from hpctem.stem.conditions import CONDITION_COLUMNS
-from hpctem.stem.experiment import Experiment, list_detectors, widest_probe
+from hpctem.stem.conditions import CONDITION_COLUMNS, widest_probe
+from hpctem.stem.experiment import Experiment, list_detectors
 from hpctem.structures import sheets
 from hpctem.structures.scenes import Column
 from hpctem.tables import (

@@ -46,24 +46,15 @@ __all__ = [
     "read_materials",
     "space_group",
     "stack_layers",
-    "take_material",
 ]
 
 
-def take_material(config: configs.Structure, streams: Streams, index: int) -> Material:
-    """The material of structure `index`: a pure function of (config, seed, index).
-
-    Raises SampleError when it is a row of a database that cannot be imaged, or a bulk crystal where
-    a two-dimensional one is needed or the reverse; ConfigError for what `check_material` refuses.
-    """
-    if config.material.database is None:
-        return load_material(config.material)
-    materials = read_materials(config.material.database, config.material.filter)
-    return pick_material(config, choose_material(materials, streams, index))
-
-
 def pick_material(config: configs.Structure, chosen: int) -> Material:
-    """The material of a row, from 0, of a campaign's database; raises SampleError as above."""
+    """The material of a row, from 0, of a campaign's database.
+
+    Raises SampleError where it cannot be imaged, or is a bulk crystal where a two-dimensional one
+    is needed or the reverse.
+    """
     assert config.material.database is not None
     materials = read_materials(config.material.database, config.material.filter)
     material = materials[chosen]

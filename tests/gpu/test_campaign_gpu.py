@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
-
 for package in ("ase", "pydantic", "yaml", "h5py"):
     pytest.importorskip(package, reason=f"campaigns need {package}, which is not installed")
 campaign_file, memory, simulate, common = (
@@ -36,16 +34,6 @@ RICH = (
         "digitize: true}\nstorage:",
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return select_backend("cuda")
 
 
 def write_campaign(folder: Path, *changes: tuple[str, str]) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
 from hpctem.detection.filters import crop
 from hpctem.detection.mtf import ParametricMTF, TabulatedMTF, apply_mtf
 from hpctem.labels import (
@@ -22,16 +21,6 @@ from hpctem.optics.electron import interaction_constant, wavelength
 from hpctem.optics.transfer import Imaging, form_images
 
 EXTENT = (32.0, 30.0)
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return select_backend("cuda")
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

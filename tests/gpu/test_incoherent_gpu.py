@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
 from hpctem.detection.looking import look
 from hpctem.detection.scan import ScanPath
 from hpctem.optics.aberrations import Aberrations
@@ -22,16 +21,6 @@ TRANSFERS = {
     "round": probe_transfer(Probe(80e3, 0.025, defocus=30)),
     "aberrated": probe_transfer(Probe(80e3, 0.025, 20, LENS, 20, 0.7)),
 }
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return select_backend("cuda")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
 from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid
@@ -23,16 +22,6 @@ IMAGINGS = [
     for a in (Aberrations(), ABERRATIONS)
     for aperture in (None, 0.012)
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return select_backend("cuda")
 
 
 @pytest.fixture(scope="module")

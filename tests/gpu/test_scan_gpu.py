@@ -5,21 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
 from hpctem.detection.contamination import FilmSettings, draw_film, scan_film
 from hpctem.detection.detector import Detector, detect
 from hpctem.detection.dose import electrons_per_pixel
 from hpctem.detection.scan import ScanSettings, add_streaks, draw_path
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return select_backend("cuda")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpctem.backend import select_backend
 from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.annuli import Annulus
 from hpctem.optics.probe import Probe
@@ -15,16 +14,6 @@ from hpctem.optics.stem import StemMultislice, scan_detectors
 PROBES = [Probe(80e3, 0.025), Probe(60e3, 0.03, 20.0, Aberrations(C21=300.0, C30=1e4), 15.0)]
 ANNULI = Annulus(0, 0.02), Annulus(0.06, 0.2), Annulus(0.04, 0.1, 4, 0.3)
 SCAN = ScanGrid((12.0, 13.0), (9, 10), (8, 8), (0.05, 0.05), 2)
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return select_backend("cuda")
 
 
 def scan(backend, probe, patterns=False):

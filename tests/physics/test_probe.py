@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.special import j1
 
-from hpctem.backend import select_backend
 from hpctem.errors import ConfigError, SampleError
 from hpctem.optics.aberrations import Aberrations, chi
 from hpctem.optics.electron import REST_ENERGY, wavelength
@@ -31,11 +30,6 @@ MANY = Aberrations(
     C34=5e3, phi34=0.9, C41=1e5, phi41=2.0, C45=2e5, phi45=0.1, C50=3e6, C56=5e6, phi56=0.5,
 )  # fmt: skip
 BLURRED = Probe(80e3, 0.025, defocus=30, aberrations=MANY, focal_spread=25, source_size=0.8)
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    return select_backend("cpu")
 
 
 def fill_point(probe: Probe, kx: float, ky: float, backend) -> complex:

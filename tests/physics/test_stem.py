@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from dataclasses import replace
 
 import direct_sums
@@ -474,17 +473,6 @@ def test_scans_cover_their_area() -> None:
     assert scan.origin[0] + inner[1] <= 3.0 - 3 / FWHM and last[0] - inner[1] >= 33.0 + 3 / FWHM
     assert scan.origin[1] + inner[0] <= 5.0 - 3 / FWHM and last[1] - inner[0] >= 25.0 + 3 / FWHM
     assert last[0] - 33.0 < 3.0 / FWHM + 11 * scan.spacing[1]
-
-
-@pytest.mark.parametrize("side", [200, 500])
-def test_memory_is_foreseen(cpu, sheet, side) -> None:
-    scan, multislice = grid_points((20, 20), (2, 2), 150), StemMultislice((side, side))
-    run(cpu, sheet, scan, multislice=multislice)  # what is made once and kept does not count
-    tracemalloc.start()
-    run(cpu, sheet, scan, multislice=multislice)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1.2 * stem.estimate_bytes(scan, multislice, 3, 7) < 2 * peak
 
 
 def test_a_wider_probe_takes_a_wider_window() -> None:

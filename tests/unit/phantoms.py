@@ -2,8 +2,8 @@
 
 The image is a direct Fourier sum over the crystal's reciprocal lattice at the position of every
 pixel: it knows nothing of how pictures are simulated, nor of how micrographs are measured. Only
-the path of the scan and the film of contamination are hpctem's own, so that signs and amplitudes
-are those that a campaign's keys have.
+what an atom or a pair scatters, the path of the scan and the film of contamination are hpctem's
+own, so that signs and amplitudes are those that a campaign's keys have.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpctem.backend import select_backend
 from hpctem.detection.contamination import CARBON_DENSITY, FilmSettings, draw_film, scan_film
 from hpctem.detection.scan import ScanPath, ScanSettings, draw_path, scan_positions
 from hpctem.micrographs.read import Micrograph
+from hpctem.optics.columns import correct_pairs
 from hpctem.optics.cross_sections import annular_cross_section
 from hpctem.optics.electron import wavelength
+from hpctem.optics.object_functions import object_transfer
+from hpctem.optics.probe import Probe
 
 ENERGY, SEMIANGLE, COLLECTION = 6e4, 0.030, (0.080, 0.200)
 A = 3.16  # A, of MoS2
@@ -36,6 +40,7 @@ class Truth:
     flagging_lines: float = 20.0
     turn: float = 0.4
     source_size: float = 0.8
+    defocus: float = 0.0
     electrons: float = 3000.0
     film: FilmSettings | None = None
     vacancies: float = 0.0
@@ -74,29 +79,33 @@ def see_crystal(lines: np.ndarray, columns: np.ndarray, truth: Truth) -> np.ndar
     cell, sites = crystal(truth)
     area = abs(float(np.linalg.det(cell)))
     reciprocal = np.linalg.inv(cell).T
-    share = np.full((len(lines), len(columns)), sum(weight for _, weight in sites) / area)
+    share = np.full((len(lines), len(columns)), sum(weight for _, weight, _ in sites) / area)
     for h in range(-6, 7):
         for k in range(-6, 7):
             g = h * reciprocal[0] + k * reciprocal[1]
-            transfer = see_frequency(float(np.hypot(*g)), truth.source_size)
-            if (h, k) <= (0, 0) or transfer < 1e-4:
+            size = float(np.hypot(*g))
+            transfer = see_frequency(size, truth.source_size, truth.defocus)
+            if (h, k) <= (0, 0) or abs(transfer) < 1e-5:
                 continue
-            factor = sum(w * np.exp(-2j * np.pi * (g @ r)) for r, w in sites) * transfer / area
+            atoms = sum(w * widen(z, size) * np.exp(-2j * np.pi * (g @ r)) for r, w, z in sites)
+            factor = atoms * transfer / area
             along_y = 2 * factor * np.exp(2j * np.pi * (lines @ g))
             along_x = np.exp(2j * np.pi * (columns @ g))
             share += np.outer(along_y.real, along_x.real) - np.outer(along_y.imag, along_x.imag)
     return share
 
 
-def crystal(truth: Truth) -> tuple[np.ndarray, tuple[tuple[np.ndarray, float], ...]]:
-    """Cell of MoS2 (rows, A), turned, and its columns: place and cross section in A^2."""
+Column = tuple[np.ndarray, float, int]
+
+
+def crystal(truth: Truth) -> tuple[np.ndarray, tuple[Column, Column]]:
+    """Cell of MoS2 (rows, A), turned, and its columns: place, cross section in A^2, element."""
     cos, sin = math.cos(truth.turn), math.sin(truth.turn)
     turn = np.array([[cos, sin], [-sin, cos]])
     cell = A * np.array([[1.0, 0.0], [-0.5, math.sqrt(0.75)]]) @ turn
-    metal, sulphur = (scatter(z) for z in (42, 16))
     return cell, (
-        (np.array([1, 2]) / 3 @ cell, metal),
-        (np.array([2, 1]) / 3 @ cell, 2 * sulphur),
+        (np.array([1, 2]) / 3 @ cell, scatter(42), 42),
+        (np.array([2, 1]) / 3 @ cell, scatter_pair(16), 16),
     )
 
 
@@ -105,12 +114,32 @@ def scatter(number: int) -> float:
     return annular_cross_section(number, ENERGY, *COLLECTION, semiangle_cutoff=SEMIANGLE)
 
 
-def see_frequency(g: float, source_size: float) -> float:
-    """Transfer of an ideal probe, (2 / pi)(arccos r - r sqrt(1 - r^2)), and of the source."""
-    r = g * wavelength(ENERGY) / (2 * SEMIANGLE)
-    if r >= 1:
+def scatter_pair(number: int) -> float:
+    """Cross section in A^2 of the two atoms of a chalcogen column of MoS2, 3.17 A apart."""
+    places = np.array([[0.0, 0.0, 2.0], [0.0, 0.0, 5.172]])
+    alone = np.full(2, scatter(number))
+    probe, cpu = Probe(ENERGY, SEMIANGLE), select_backend("cpu")
+    return float(correct_pairs(places, np.full(2, number), alone, probe, *COLLECTION, cpu).sum())
+
+
+def widen(number: int, g: float) -> float:
+    """Transform of an atom's object function."""
+    shape = object_transfer(number, ENERGY, SEMIANGLE, *COLLECTION)
+    return float(shape.fill(np.zeros(1), np.array([g]), select_backend("cpu"))[0, 0].real)
+
+
+def see_frequency(g: float, source_size: float, defocus: float) -> float:
+    """Transfer of a probe, by a sum over the overlap of two apertures, and of the source.
+
+    In the overlap the two waves differ by the phase 2 pi lambda defocus g x.
+    """
+    radius = SEMIANGLE / wavelength(ENERGY)
+    if g >= 2 * radius:
         return 0.0
-    probe = 2 / math.pi * (math.acos(r) - r * math.sqrt(1 - r * r))
+    half = (np.arange(4000) + 0.5) / 4000 * (radius - g / 2)
+    height = np.sqrt(radius**2 - (half + g / 2) ** 2)
+    phase = 2 * math.pi * wavelength(ENERGY) * defocus * g * half
+    probe = 4 * float((height * np.cos(phase)).sum()) * half[0] * 2 / (math.pi * radius**2)
     return probe * math.exp(-((math.pi * source_size * g) ** 2) / (4 * math.log(2)))
 
 
@@ -118,7 +147,7 @@ def remove_columns(
     positions: np.ndarray, truth: Truth, generator: np.random.Generator
 ) -> np.ndarray:
     """What vacancies of sulphur columns take away: a Gaussian of the probe's width each."""
-    cell, (_, (place, weight)) = crystal(truth)
+    cell, (_, (place, weight, _)) = crystal(truth)
     width = math.sqrt(0.45**2 + (truth.source_size / 2.3548) ** 2)
     taken = np.zeros(positions.shape[:2])
     corners = positions.reshape(-1, 2)

@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from hpctem.sampling import Streams
 from hpctem.sections.stem import Structure as StructureConfig
-from hpctem.structures.materials import layer_distance, orient, stack_layers, take_material
+from hpctem.structures.materials import layer_distance, orient, stack_layers
 from hpctem.structures.scenes import Structure
+from hpctem.structures.sheet_crystals import take_crystal
 from hpctem.structures.sheets import sample_sheet
 
 GRAPHENE = {"prototype": "graphene"}
@@ -43,7 +44,7 @@ def every_site(
     and defects: three loops over cells, matrices of SciPy, one cut at the end.
     """
     streams, values = Streams(seed), made.values
-    material = take_material(config, streams, index)
+    material = take_crystal(config, streams, index).material
     bulk = material.periodic == 3
     if bulk:
         material = orient(material, config.zone_axis)

@@ -1,7 +1,8 @@
 """What a phantom was made with is what its measurement and its proposal say.
 
 Tolerances are what the measurement earns on half a megapixel: pixel 0.1 %, shear and contraction
-0.003, jitter 10 %, signal to noise 5 %, source size 0.05 A, dose 10 %, contamination 30 %.
+0.003, jitter 10 %, signal to noise 5 %, source size 0.05 A, dose 10 %, contamination 30 %; of a
+probe out of focus defocus 15 %, source size 0.1 A, dose 30 %.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import os
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,27 +29,41 @@ from phantoms import (
     see_crystal,
 )
 
-from hpctem.detection.contamination import CARBON_DENSITY, FilmSettings
+from hpctem.backend import select_backend
+from hpctem.detection.contamination import CARBON_DENSITY, FilmSettings, draw_film, map_film
 from hpctem.errors import ConfigError
-from hpctem.micrographs.background import cut_moments, solve_variation, spread_variation
+from hpctem.micrographs.background import (
+    cut_moments,
+    measure_background,
+    solve_variation,
+    spread_variation,
+    view_of_window,
+)
+from hpctem.micrographs.blur import structure_amplitudes, tabulate_defoci
 from hpctem.micrographs.describe import format_proposal
 from hpctem.micrographs.fit import Proposal, propose_imaging, write_fragment
 from hpctem.micrographs.known import parse_lattice
-from hpctem.micrographs.measure import Measured, cut_rows, measure
-from hpctem.micrographs.noise import measure_noise
+from hpctem.micrographs.measure import Measured, Optics, cut_rows, measure
+from hpctem.micrographs.noise import measure_noise, measure_streaks
 from hpctem.micrographs.read import Micrograph, read_micrograph
+from hpctem.micrographs.spectra import power_spectrum
+from hpctem.optics.columns import correct_pairs
+from hpctem.optics.incoherent import form_picture, gather_points
+from hpctem.optics.object_functions import object_transfer
+from hpctem.optics.probe import Probe, probe_transfer
 from hpctem.sections.stem import Imaging
 
 FILM = FilmSettings(thickness=20.0, variation=0.6, exponent=2.0, shortest=5.0, longest=30.0)
 CASES = {
     "clean": Truth(),
     "sheared": Truth(shear=-0.08, contraction=-0.04, turn=2.2, jitter=0.12, pixel=0.16),
-    "noisy": Truth(electrons=1200, jitter=0.1, source_size=1.1, readout=1.5, turn=1.3),
+    "noisy": Truth(electrons=1300, jitter=0.1, source_size=1.1, readout=1.5, turn=1.3),
     "dirty": Truth(film=FILM, jitter=0.08, source_size=0.6, turn=3.0, vacancies=0.03),
     "flagging": Truth(flagging=0.10, jitter=0.05, turn=0.2, flagging_lines=12.0),
 }
 
 
+@cache
 def propose(truth: Truth, seed: int = 11) -> tuple[Proposal, np.ndarray, np.ndarray, Micrograph]:
     """The proposal, the true displacements of the lines in A, the share of the beam, the image."""
     micrograph, path, share = make_phantom(truth, seed)
@@ -120,6 +136,67 @@ def test_the_sharpness_is_recovered(case) -> None:
     assert (blur.along_x, blur.along_y) == pytest.approx(2 * (truth.source_size,), abs=0.12)
 
 
+def test_a_probe_in_focus_is_not_called_out_of_focus(case) -> None:
+    blur = case[1].measured.blur
+    assert blur.defocus == 0 and "defocus" not in case[1].imaging["probe"]
+    if len(blur.frequencies) < 4:
+        assert blur.unseen == math.inf
+    else:
+        assert 10 < blur.unseen < 50
+        assert f"defocus of less than {blur.unseen:.0f} Å" in format_proposal(case[1])
+
+
+@pytest.mark.parametrize("defocus, source_size", [(50.0, 0.8), (-38.0, 0.6)])
+def test_a_defocus_is_told_from_the_source(defocus: float, source_size: float) -> None:
+    truth = Truth(defocus=defocus, source_size=source_size, electrons=4000, jitter=0.04)
+    proposal, *_ = propose(truth)
+    blur = proposal.measured.blur
+    assert blur.defocus == pytest.approx(abs(defocus), rel=0.15)
+    assert blur.source_size == pytest.approx(source_size, abs=0.1)
+    assert abs(blur.defocus - abs(defocus)) < 4 * blur.defocus_error
+    assert 0 < blur.defocus_error < 10
+    assert blur.fitted == pytest.approx(blur.heights, rel=0.15)
+    probe = Imaging.model_validate(dict(proposal.imaging)).probe
+    assert probe.defocus.parameters[0] == pytest.approx(blur.defocus, rel=1e-2)
+    beam = value_of(proposal, "electrons of the beam per pixel")
+    assert beam == pytest.approx(truth.electrons, rel=0.3)
+    assert "the sign of the defocus" in format_proposal(proposal)
+
+
+def test_rings_are_those_of_a_campaigns_picture() -> None:
+    """Spots of an ideal sheet, pictured as a campaign does, out of focus: to a thousandth."""
+    known, cpu = parse_lattice("mos2"), select_backend("cpu")
+    cell, (a, b) = known.material.cell[:2, :2], (6, 4)
+    across = [i * cell[0] + j * (cell[0] + 2 * cell[1]) for i in range(a) for j in range(b)]
+    block = np.concatenate([known.material.positions[:, :2] + half for half in (0, cell[1])])
+    heights = np.tile(known.material.positions[:, 2], 2)
+    places = np.concatenate([np.column_stack([block + move, heights]) for move in across])
+    numbers = np.tile(known.material.numbers, 2 * len(across))
+    extent = b * math.sqrt(3) * 3.16, a * 3.16
+    probe = Probe(6e4, SEMIANGLE, defocus=40.0, source_size=0.7)
+    sigma = np.array([scatter(int(z)) for z in numbers])
+    weights = correct_pairs(places, numbers, sigma, probe, *COLLECTION, cpu)
+    kinds = [object_transfer(z, 6e4, SEMIANGLE, *COLLECTION) for z in (16, 42)]
+    picture = form_picture(
+        places[:, :2], weights, extent, probe_transfer(probe), cpu,
+        objects=((numbers == 42).astype(np.int64), kinds),
+    )  # fmt: skip
+    grid = [np.arange(n) * length / n for n, length in zip((192, 168), extent, strict=True)]
+    lines, columns = np.zeros((1, 192, 2)), np.zeros((168, 2))
+    lines[0, :, 1], columns[:, 0] = grid
+    seen = np.abs(np.fft.fft2(gather_points(picture, lines, columns, cpu))) / 192 / 168
+    indices = np.array([(1, 0), (1, 1), (2, 0), (2, 1)])
+    reciprocal = indices @ np.linalg.inv(cell).T
+    lengths = np.linalg.norm(reciprocal, axis=1)
+    model, share = structure_amplitudes(known.material, indices, lengths, probe, COLLECTION)
+    defoci, curves = tabulate_defoci(Probe(6e4, SEMIANGLE), lengths)
+    curve = np.array([np.interp(40.0, defoci, column) for column in curves.T])
+    source = np.exp(-((math.pi * 0.7 * lengths) ** 2) / (4 * math.log(2)))
+    x, y = np.rint(reciprocal * [extent[1], extent[0]]).astype(int).T
+    assert seen[0, 0] == pytest.approx(share, rel=1e-4)
+    assert model * curve * source == pytest.approx(seen[y, x], rel=2e-3)
+
+
 def test_contamination_is_recovered() -> None:
     truth = CASES["dirty"]
     truth = replace(truth, vacancies=0.0)
@@ -134,6 +211,53 @@ def test_contamination_is_recovered() -> None:
     assert 0.7 * FILM.shortest < film.shortest * pixel < 1.5 * FILM.shortest
     assert 0.5 * FILM.longest < film.longest * pixel < 2 * FILM.longest
     assert abs(film.exponent - FILM.exponent) < 1.2
+
+
+def test_variations_as_long_as_the_image_are_recovered() -> None:
+    """Mean over films of a spectrum that is flat beyond the longer side only."""
+    truth = FilmSettings(5.0, 0.2, exponent=2.2, shortest=6.3, longest=137.0)
+    found = []
+    for seed in range(4):
+        generator = np.random.default_rng([8, seed])
+        film = map_film(draw_film((66.5, 137.0), truth, generator), (248, 512), (0.268, 0.268))
+        image = film + 0.1 * generator.standard_normal(film.shape)
+        slow = measure_background(image, 0.268 / 2.74, 0.01, generator)
+        found.append((slow.deviation, 0.268 * slow.longest, slow.exponent, slow.errors[0]))
+    deviation, longest, exponent, error = np.mean(found, axis=0)
+    assert deviation == pytest.approx(1.0, rel=0.3)
+    assert longest > 60 and exponent == pytest.approx(2.2, abs=0.6)
+    assert 0.02 < error < 0.5
+
+
+@pytest.mark.parametrize("wave", [(0.0, 0.5), (0.5, 0.5), (0.5, 1.5), (1.0, 2.0), (2.5, 0.0)])
+def test_the_windows_view_is_that_of_the_power_spectrum(wave: tuple[float, float]) -> None:
+    """Waves of unit power in the four directions and all phases, as `power_spectrum` sees them."""
+    ny, nx = 80, 120
+    y, x = (np.arange(ny) + 0.5)[:, None] / ny, (np.arange(nx) + 0.5) / nx
+    sides = [sorted({step, -step}) for step in wave]
+    seen = np.zeros((ny, nx))
+    for fy in sides[0]:
+        for fx in sides[1]:
+            for phase in (0, np.pi / 2):
+                seen += power_spectrum(np.cos(2 * np.pi * (fy * y + fx * x) + phase))
+    seen /= 4 * ny * nx  # a wave is half a step of frequency wide along each axis
+    rows, columns = np.arange(4), np.arange(4)
+    parts = [seen[ny // 2 + a * rows][:, nx // 2 + b * columns] for a in (1, -1) for b in (1, -1)]
+    half = [round(2 * step) for step in wave]
+    view = view_of_window().reshape(4, 4, 17, 17)[:, :, half[0], half[1]]
+    assert view == pytest.approx(np.mean(parts, axis=0), abs=2e-3)
+
+
+def test_streaks_along_lines_are_reported() -> None:
+    """Noise of which a tenth is common to neighbours, and all of it to none."""
+    generator = np.random.default_rng(5)
+    white = generator.standard_normal((300, 503))
+    alike = (white[:, :-3] + white[:, 1:-2] + white[:, 2:-1] + white[:, 3:]) / 2
+    mixed = math.sqrt(0.9) * generator.standard_normal(alike.shape) + math.sqrt(0.1) * alike
+    streaks = measure_streaks(mixed, 1.0, generator)
+    assert streaks.seen and streaks.correlations == pytest.approx([0.075, 0.05, 0.025], abs=0.01)
+    assert not measure_streaks(white, 1.0, generator).seen
+    assert not measure_streaks(mixed.T, 1.0, generator).seen
 
 
 def test_a_clean_crystal_is_not_called_dirty() -> None:
@@ -256,7 +380,15 @@ def mos2() -> Measured:
     micrograph = read_micrograph(experimental("example_Se_implanted_MoS2.dm3"))
     assert micrograph.pixel_size == pytest.approx((0.12695, 0.12695), rel=1e-4)
     assert micrograph.energy == 6e4
-    return measure(micrograph, parse_lattice("mos2"), (0, 496))
+    return measure(micrograph, parse_lattice("mos2"), (0, 496), Optics(6e4, 0.03, COLLECTION))
+
+
+def test_the_rings_of_a_real_micrograph_are_those_of_a_probe_out_of_focus(mos2: Measured) -> None:
+    """A Gaussian alone leaves its second ring a half too high."""
+    blur = mos2.blur
+    assert 30 < blur.defocus < 55 and blur.defocus > 4 * blur.defocus_error
+    assert blur.fitted == pytest.approx(blur.heights, rel=0.12)
+    assert mos2.streaks.seen
 
 
 def test_the_pixel_of_a_real_micrograph_comes_from_its_lattice(mos2: Measured) -> None:

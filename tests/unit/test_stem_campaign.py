@@ -13,8 +13,10 @@ from hpctem.config import StemConfig, check_config
 from hpctem.database.schema import ATOMS_DIGEST
 from hpctem.errors import ConfigError, SampleError
 from hpctem.marked_yaml import parse_yaml
+from hpctem.optics.probe import ray_reach
 from hpctem.stem.campaign import compute_structure
 from hpctem.stem.checks import check_campaign, list_warnings
+from hpctem.stem.conditions import DrawConditions, set_probe, widest_probe
 from hpctem.stem.experiment import Experiment
 from hpctem.stem.job import compute_preview
 from hpctem.stem.tables import ATOM_MAP, DISTANCE_MAP, defect_map, plan_layout
@@ -279,3 +281,44 @@ imaging:
     assert doubt.startswith("structure.thickness: ") and "6 nm thick" in doubt
     assert doubts("60 A", "5 A") == []
     assert doubts("incoherent", "multislice") == []
+
+
+ABERRATED = (
+    "{magnitudes: {C12: 1 nm, C30: 0.3 um}, angles: {C12: {uniform: [0 deg, 180 deg]}}}",
+    "{magnitudes: {C12: {uniform: [0 nm, 2 nm], per: focus},"
+    " C21: {uniform: [0 nm, 80 nm], per: focus}, C30: {uniform: [5 um, 10 um], per: focus}},"
+    " angles: {C12: {uniform: [0 deg, 180 deg], per: focus},"
+    " C21: {uniform: [0 deg, 360 deg], per: focus}}}",
+)
+
+
+@pytest.mark.parametrize("defocus", ["[-10 nm, 10 nm]", "[0 nm, 15 nm]", "[10 nm, 30 nm]"])
+def test_no_probe_reaches_farther_than_the_widest(defocus: str) -> None:
+    """Overfocus adds to the spherical aberration, which underfocus would balance."""
+    changed = f"defocus: {{uniform: {defocus}, per: focus}}"
+    whole = config(("defocus: {normal: {mean: 0 nm, std: 1 nm}, per: focus}", changed), ABERRATED)
+    widest = ray_reach(widest_probe(whole))
+    reaches = []
+    for structure in range(200):
+        draw = DrawConditions(whole, experiment().streams, structure)
+        reaches += [ray_reach(set_probe(whole, draw.probe(focus))) for focus in range(2)]
+    assert 0.8 * widest < max(reaches) <= widest
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("sampling 0 A\n1 2\n2 1\n", "must be positive"),
+        ("sampling 0.1 A\n0 0\n0 0\n", "positive sum"),
+        ("sampling 0.1 A\n1 2\n2\n", "is no point spread function"),
+        ("0.1 A\n1 2\n2 1\n", "is no point spread function"),
+    ],
+)
+def test_a_point_spread_that_is_none_is_refused_before_any_work(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    (tmp_path / "psf.txt").write_text(text)
+    probe = SMALL[SMALL.index("  probe:\n") : SMALL.index("  detectors:")]
+    convolution = "convolution\n  convolution: {psf: " + str(tmp_path / "psf.txt") + "}"
+    with pytest.raises(ConfigError, match=reason):
+        check_campaign(config(("incoherent", convolution), (probe, "")))

@@ -26,7 +26,6 @@ from hpctem.structures.materials import (
     load_material,
     read_materials,
     space_group,
-    take_material,
 )
 from hpctem.structures.sheet_crystals import take_crystal
 
@@ -369,11 +368,9 @@ def test_each_pass_takes_every_material_once(tmp_path: Path) -> None:
     assert [choose_material(materials, Streams(8), i) for i in range(41)] != taken[:41]
     config = stem.Structure(material=stem.Material(database=str(tmp_path / "many.db")))
     for index in (0, 40, 41, 122):
-        material = take_material(config, streams, index)
-        assert material.identifier == f"carbon{taken[index]}"
         # Of one material there is one crystal, whichever structure takes it.
         crystal = take_crystal(config, streams, index)
-        assert crystal.material.identifier == material.identifier
+        assert crystal.material.identifier == f"carbon{taken[index]}"
         again = taken.index(taken[index], index + 1) if index < 82 else taken.index(taken[index])
         assert take_crystal(config, streams, again) is crystal
 
@@ -388,12 +385,12 @@ def test_bulk_row_where_a_layer_is_needed_fails_by_name(tmp_path: Path) -> None:
         read_materials(path).identifiers[choose_material(read_materials(path), Streams(1), i)]: i
         for i in (0, 1)
     }
-    assert take_material(layers, Streams(1), by_name["tin"]).name == "Sn"
-    assert take_material(films, Streams(1), by_name["salt"]).name == "NaCl"
+    assert take_crystal(layers, Streams(1), by_name["tin"]).material.name == "Sn"
+    assert take_crystal(films, Streams(1), by_name["salt"]).material.name == "NaCl"
     with pytest.raises(SampleError, match=r"material salt \(NaCl\) of rows.db is a bulk crystal"):
-        take_material(layers, Streams(1), by_name["salt"])
+        take_crystal(layers, Streams(1), by_name["salt"])
     with pytest.raises(SampleError, match=r"material tin \(Sn\) of rows.db is two-dimensional"):
-        take_material(films, Streams(1), by_name["tin"])
+        take_crystal(films, Streams(1), by_name["tin"])
 
 
 def test_database_without_a_fitting_material_is_refused(tmp_path: Path) -> None:

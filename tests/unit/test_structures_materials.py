@@ -28,9 +28,9 @@ from hpctem.structures.materials import (
     orient,
     space_group,
     stack_layers,
-    take_material,
 )
 from hpctem.structures.prototypes import DICHALCOGENIDES, PEROVSKITES
+from hpctem.structures.sheet_crystals import take_crystal
 from hpctem.structures.zone_axes import complete_basis
 
 
@@ -572,7 +572,7 @@ def test_dimensions_must_be_those_of_the_campaign() -> None:
 
 def test_one_material_serves_every_structure() -> None:
     config = structure({"prototype": "graphene"})
-    assert take_material(config, Streams(1), 5) is take_material(config, Streams(2), 0)
+    assert take_crystal(config, Streams(1), 5) is take_crystal(config, Streams(2), 0)
 
 
 # Stacking ------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.stats import chisquare, kstest, truncnorm
 
-from hpctem.config import Structure as StructureConfig
 from hpctem.errors import ConfigError, SampleError
 from hpctem.sampling import Streams
+from hpctem.sections.hrtem import Structure as StructureConfig
 from hpctem.structures.columns import (
     PARTICLE_COLUMNS,
     PLANAR_DEFECT_COLUMNS,
