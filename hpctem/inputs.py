@@ -16,7 +16,6 @@ from hpctem.config import Config, StemConfig
 from hpctem.detection.film_images import extract_contamination, read_contamination
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import MarkedYaml
-from hpctem.micrographs.read import read_micrograph
 from hpctem.structures.materials import extract_materials
 from hpctem.units import parse_quantity
 
@@ -82,6 +81,8 @@ def read_film(file: Path, shortest: float, pixel_size: float | None = None) -> s
         return text
     except (OSError, UnicodeDecodeError, ConfigError):
         pass
+    from hpctem.micrographs.read import read_micrograph
+
     micrograph = read_micrograph(file)
     sizes = pixel_size or micrograph.pixel_size
     if sizes is None:

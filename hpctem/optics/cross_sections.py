@@ -113,7 +113,6 @@ def _project_potential(number: int, r: np.ndarray, parametrization: str) -> np.n
     return POTENTIAL_PER_SCATTERING_FACTOR * total
 
 
-@lru_cache(maxsize=256)
 def tabulate_amplitude(
     number: int, energy: float, parametrization: str, farthest: float
 ) -> Callable[[np.ndarray], np.ndarray]:
@@ -121,11 +120,18 @@ def tabulate_amplitude(
 
     Raises ConfigError as that.
     """
-    from scipy.interpolate import CubicSpline
-
     end = 2.0 * math.ceil(farthest / 2)  # few different tables
     if parametrization == "peng" and farthest <= PENG_LIMIT < end:
         end = PENG_LIMIT
+    return _tabulate_once(number, energy, parametrization, end)
+
+
+@lru_cache(maxsize=256)
+def _tabulate_once(
+    number: int, energy: float, parametrization: str, end: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    from scipy.interpolate import CubicSpline
+
     q = np.linspace(0, end, math.ceil(end / SPACING) + 4)
     f = scattering_amplitude(number, energy, q, parametrization)
     spline = CubicSpline(q, np.log(np.abs(f)) + 1j * np.unwrap(np.angle(f)))

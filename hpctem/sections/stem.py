@@ -17,8 +17,6 @@ from hpctem.sections.common import (
     Section,
 )
 
-MONOLAYERS = ("graphene", "hbn", "1H", "1T")
-PROTOTYPES = (*MONOLAYERS, "perovskite")
 FULL_TURN = 6.283185307179586  # rad
 
 

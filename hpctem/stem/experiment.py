@@ -109,7 +109,10 @@ class Experiment:
         reach = probe_reach(widest)
         if simulation.method != "multislice":
             return reach
-        window = self.multislice(widest, 0.0).window[0] * simulation.sampling
+        # A thick crystal spreads the probe, and with it the window that holds it.
+        thickness = self.config.structure.thickness
+        height = 0.0 if thickness is None else thickness.support[1]
+        window = self.multislice(widest, height).window[0] * simulation.sampling
         points = self.plan_scan((0.0, 0.0, 0.0, 0.0), widest)
         return max(reach, window / 2 + points.shape[0] / 2 * points.spacing[0])
 

@@ -40,8 +40,6 @@ from hpctem.structures.point_defects import Planted, draw_adatoms, place_adatoms
 from hpctem.structures.recipes import Draw, atomic_number, name_elements
 from hpctem.structures.scenes import MARGIN, Structure
 from hpctem.structures.sheet_columns import (
-    DEFECT_COLUMNS,
-    SHEET_COLUMNS,
     defect_columns,
     defect_kinds,
     sheet_columns,
@@ -64,8 +62,6 @@ from hpctem.structures.sheet_limits import (
 )
 
 __all__ = [
-    "DEFECT_COLUMNS",
-    "SHEET_COLUMNS",
     "check_sheet",
     "count_atoms",
     "count_columns",

@@ -258,6 +258,8 @@ def test_streaks_along_lines_are_reported() -> None:
     assert streaks.seen and streaks.correlations == pytest.approx([0.075, 0.05, 0.025], abs=0.01)
     assert not measure_streaks(white, 1.0, generator).seen
     assert not measure_streaks(mixed.T, 1.0, generator).seen
+    blobs = (white[:-1, :-1] + white[1:, :-1] + white[:-1, 1:] + white[1:, 1:]) / 2
+    assert not measure_streaks(blobs, 1.0, generator).seen
 
 
 def test_a_clean_crystal_is_not_called_dirty() -> None:
