@@ -80,7 +80,8 @@ def check_config(document: MarkedYaml) -> Config:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        messages = (_describe(e, document, model) for e in error.errors())
+        messages = [_describe(e, document, model) for e in error.errors()]
+        messages += _suggest_technique(document, len(messages))
         raise ConfigError("\n".join(messages)) from None
 
 
@@ -93,6 +94,20 @@ def _choose_model(document: MarkedYaml) -> type[HrtemConfig] | type[StemConfig]:
         known = " or ".join(map(repr, MODELS))
         raise ConfigError(document.error(path, f"{technique!r} is no technique: {known}"))
     return MODELS[technique]
+
+
+def _suggest_technique(document: MarkedYaml, mistakes: int) -> list[str]:
+    """A hint where the file reads as one of another technique."""
+    for technique, model in MODELS.items():
+        try:
+            model.model_validate(document.data)
+            found = 0
+        except ValidationError as error:
+            found = error.error_count()
+        if 2 * found < mistakes:
+            named = f"campaign: {{technique: {technique}}}"
+            return [f"these are keys of another technique: did you mean '{named}'?"]
+    return []
 
 
 def _describe(error: Any, document: MarkedYaml, top: type[Section]) -> str:

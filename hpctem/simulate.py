@@ -183,7 +183,7 @@ def simulate(
     _require_same_machines(communicator, identity)
     kept, texts = communicator.on_root(lambda: _keep_stored_text(campaign, path, parent, options))
     layout = lay_out(kept, experiment, structures, texts)
-    _require_memory(communicator, experiment, layout)
+    require_memory(communicator, experiment, layout)
     limit = config.campaign.quarantine_limit * len(structures)
 
     def watch(state: Progress) -> None:
@@ -266,7 +266,14 @@ def _require_same_machines(communicator: Communicator, identity: Mapping[str, st
                 raise error
 
 
-def _require_memory(communicator: Communicator, experiment: Experiment, layout: Layout) -> None:
+# What takes less memory, by technique.
+THRIFTY = {
+    "hrtem": "a coarser simulation.sampling, a smaller cell",
+    "stem": "fewer imaging.pixels, no storage.diffraction, a smaller structure.field",
+}
+
+
+def require_memory(communicator: Communicator, experiment: Experiment, layout: Layout) -> None:
     """Raise ConfigError when the ranks of a node or a GPU need more memory than it has."""
     backend = experiment.backend
     places = communicator.allgather((socket.gethostname(), backend.bus))
@@ -279,8 +286,8 @@ def _require_memory(communicator: Communicator, experiment: Experiment, layout: 
     shortage = next(filter(None, shortages), None)
     if shortage is not None:
         error = ConfigError(
-            f"{shortage}; start fewer ranks a node, or choose a coarser simulation.sampling, a "
-            "smaller cell or campaign.structures_per_segment"
+            f"{shortage}; start fewer ranks a node, or choose "
+            f"{THRIFTY[experiment.config.campaign.technique]} or campaign.structures_per_segment"
         )
         error.shared = True
         raise error

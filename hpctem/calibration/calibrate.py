@@ -32,7 +32,7 @@ from hpctem.campaign_file import CampaignFile
 from hpctem.database.schema import Layout
 from hpctem.errors import SampleError
 from hpctem.parallel import Communicator
-from hpctem.simulate import lay_out
+from hpctem.simulate import lay_out, require_memory
 from hpctem.techniques import Experiment, choose_technique
 
 # A rank is not asked for more than so many samples that fail, one after another.
@@ -111,6 +111,7 @@ def calibrate(
     experiment = choose_technique(campaign.config).open_experiment(campaign.config, backend)
     total = campaign.config.campaign.structures
     layout = lay_out(campaign, experiment, range(total))
+    require_memory(communicator, experiment, layout)
     order = np.random.default_rng(communicator.rank).permutation(min(total, 4096)).tolist()
     tell(f"timing {campaign.config.campaign.name}: first structure, compiling")
     begin = time.perf_counter()

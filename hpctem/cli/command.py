@@ -42,7 +42,7 @@ def under_mpi(job: Callable[[Any], None]) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(hpctem.__version__)
 def commands() -> None:
-    """Databases of simulated, labelled HRTEM images for training neural networks.
+    """Databases of simulated, labelled electron micrographs for training neural networks.
 
     \b
     Examples:

@@ -23,6 +23,7 @@ from hpctem.parallel import Communicator, share_cyclically
 from hpctem.pictures.captions import list_captioned, read_captions, write_caption
 from hpctem.pictures.marking import choose_marking, list_kinds
 from hpctem.report import contact_sheet
+from hpctem.simulate import require_memory
 from hpctem.techniques import choose_technique
 
 SHOWN = 16
@@ -98,6 +99,7 @@ def draw_preview(
     config, technique = limit_phonons(config, phonons), choose_technique(config)
     experiment = technique.open_experiment(config, select_backend(device, communicator.local_rank))
     layout = technique.plan_layout(experiment, range(count), {})
+    require_memory(communicator, experiment, layout)
     mine: list[tuple[int, Shown | None, str]] = []
     for index in share_cyclically(range(count), communicator):
         # A stride of the golden ratio visits foci and doses alike, however many there are.

@@ -443,10 +443,12 @@ class Imaging(Section):
     images_per_focus: int = Field(1, ge=1, le=10000, description="images of each setting")
     probe: Probe | None = None
     """The probe; the convolution method has none."""
-    detectors: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,30}$")], Collection] = Field(
-        default_factory=dict,
-        description="what is collected, by name; the first one gives the images, further ones "
-        "(multislice only) are stored beside them",
+    detectors: dict[Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,30}$")], Collection] = (
+        Field(
+            default_factory=dict,
+            description="what is collected, by name; the first one gives the images, further ones "
+            "(multislice only) are stored beside them",
+        )
     )
     beam: Beam | None = None
     """Electrons; without it images are noise-free: the share of the beam that is collected."""
