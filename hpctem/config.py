@@ -81,8 +81,8 @@ def check_config(document: MarkedYaml) -> Config:
         return model.model_validate(document.data)
     except ValidationError as error:
         messages = [_describe(e, document, model) for e in error.errors()]
-        messages += _suggest_technique(document, len(messages))
-        raise ConfigError("\n".join(messages)) from None
+        hint = _suggest_technique(document, len(messages))
+        raise ConfigError("\n".join([*hint, *messages])) from None
 
 
 def _choose_model(document: MarkedYaml) -> type[HrtemConfig] | type[StemConfig]:

@@ -18,6 +18,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = (CONFIGS / "quickstart.yaml").read_text()
 
 
+SMALL = Path(__file__).parents[1] / "small.yaml"
+
+
 def read(text: str) -> Config:
     return check_config(parse_yaml(text, "campaign.yaml"))
 
@@ -246,3 +249,15 @@ def test_the_schema_describes_every_section() -> None:
         assert f'"{key}"' in text
     for model in ("HrtemConfig", "StemConfig"):
         assert schema()["$defs"][model]["additionalProperties"] is False
+
+
+def test_a_file_of_another_technique_is_recognised() -> None:
+    """Whoever forgets `technique: stem` is told so before a dozen unknown keys."""
+    stem = SMALL.with_name("small_stem.yaml").read_text()
+    forgotten = stem.replace("  technique: stem\n", "")
+    assert forgotten != stem
+    with pytest.raises(ConfigError, match=r"\Athese are keys of .*technique: stem"):
+        check_config(parse_yaml(forgotten))
+    wrong = SMALL.read_text().replace("  name: small\n", "  name: small\n  technique: stem\n")
+    with pytest.raises(ConfigError, match=r"\Athese are keys of .*technique: hrtem"):
+        check_config(parse_yaml(wrong))
