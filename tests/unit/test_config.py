@@ -16,8 +16,6 @@ from hpctem.units import parse_quantity
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = (CONFIGS / "quickstart.yaml").read_text()
-
-
 SMALL = Path(__file__).parents[1] / "small.yaml"
 
 
