@@ -232,7 +232,7 @@ def test_a_second_job_on_the_same_database_is_refused(
 
 def test_the_schema_is_json(run: Callable) -> None:
     schema = json.loads(run("schema").stdout)
-    assert schema["$defs"]["Imaging"]["properties"]["defocus"]["anyOf"]
+    assert schema["$defs"]["hpctem__sections__hrtem__Imaging"]["properties"]["defocus"]["anyOf"]
 
 
 def test_files_open_in_plain_h5py(small: Path) -> None:

@@ -113,11 +113,16 @@ def test_nothing_else_is_replaced(run: Run, series: Path, tmp_path: Path) -> Non
 
 
 def shown_commands() -> list[list[str]]:
-    """The words of every `hpctem subset` that the documentation shows."""
+    """The words of every `hpctem subset` that the documentation shows, but for those of STEM.
+
+    The databases of those are small enough to be simulated: test_docs runs them.
+    """
     text = (Path(__file__).parents[2] / "docs/subsets.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line)[2:] for line in lines if line.startswith("hpctem subset ")]
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("hpctem subset ")]
+    scanned = {"mos2.hdf5", "atomvision_2d.hdf5"}
+    return [words for words in commands if not scanned & set(words)]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mpi
 
 
 @pytest.mark.parametrize(
-    "ranks, kills, writer", [(2, 16, "auto"), (3, 10, "auto"), (2, 5, "pwrite")]
+    "ranks, kills, writer", [(2, 10, "auto"), (3, 10, "auto"), (2, 5, "pwrite")]
 )
 def test_kills_at_random_moments_lose_nothing(tmp_path, ranks, kills, writer):
     launching.require_mpi()

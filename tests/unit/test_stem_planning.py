@@ -127,8 +127,9 @@ def test_some_probes_stand_for_all(tmp_path):
     compute_structure(experiment, 1)
     whole = time.process_time() - begin
     timed = stem_steps.time_structure(experiment, 1, layout)
-    assert 0.6 < sum(timed.seconds.values()) / whole < 1.7  # a tenth where they are not scaled
-    assert timed.seconds["probes"] > 0.5 * whole
+    # A tenth where they are not scaled; a busy machine takes its time from one or the other.
+    assert 0.3 < sum(timed.seconds.values()) / whole < 3
+    assert timed.seconds["probes"] > 0.25 * whole
 
 
 def test_some_images_and_foci_stand_for_all(tmp_path):
@@ -139,7 +140,7 @@ def test_some_images_and_foci_stand_for_all(tmp_path):
     timed = stem_steps.time_structure(experiment, 1, layout)
     begin = time.process_time()
     rows = compute_structure(experiment, 1)
-    assert 0.6 < sum(timed.seconds.values()) / (time.process_time() - begin) < 1.7
+    assert 0.3 < sum(timed.seconds.values()) / (time.process_time() - begin) < 3
     path = "/entry/images/intensity"
     assert timed.rows[path].shape == rows[path].shape == (60, 96, 96)
     np.testing.assert_array_equal(timed.rows[path][:24], rows[path][:24])
