@@ -115,6 +115,7 @@ def test_bad_rows_of_a_database_are_quarantined_with_the_reason(tmp_path: Path) 
         ("site: atom", "site: metal", "atom"),
         ("pixels: 64", "pixels: 64, detector: {readout_noise: 1}", "noise-free"),
         ("rate: 0.05", "rate: 0.05, elemnt: C", "element"),
+        ("kind: vacancy", "kind: substitution, element: Xx", "'Xx' is not the symbol"),
         ("convolution: {width", "convolution: {psf: tiny.yaml, width", "no point spread function"),
         ("technique: stem", "technique: stme", "stem"),
         ("sampling: 0.2 A", "sampling: 0.2", "unit"),

@@ -301,7 +301,6 @@ BAD: dict[str, tuple[dict[str, Any], tuple[float, float], str]] = {
         {"material": STO, "thickness": "9 A", "islands": {"count": 1, "radius": "9 A"}},
         (50, 50), "islands"),
     "constant": ({"material": {"prototype": "1H", "elements": ["Au", "O"]}}, (50, 50), "a"),
-    "not an element": ({"defects": [{**ADATOM, "element": "Xx"}]}, (50, 50), "Xx"),
 }  # fmt: skip
 
 
