@@ -36,7 +36,7 @@ SAMPLE_ERRORS = (SampleError, ArithmeticError, LookupError, ValueError, TypeErro
 # What decides the bytes of a result, beside the package of the campaign's technique.
 DECIDING = (
     *("structures", "optics", "detection", "labels", "column_labels"),
-    *("backend", "compiling", "sampling", "tables"),
+    *("backend", "compiling", "conditions", "inputs", "sampling", "tables"),
 )
 
 
@@ -266,28 +266,23 @@ def _require_same_machines(communicator: Communicator, identity: Mapping[str, st
                 raise error
 
 
-# What takes less memory, by technique.
-THRIFTY = {
-    "hrtem": "a coarser simulation.sampling, a smaller cell",
-    "stem": "fewer imaging.pixels, no storage.diffraction, a smaller structure.field",
-}
-
-
 def require_memory(communicator: Communicator, experiment: Experiment, layout: Layout) -> None:
     """Raise ConfigError when the ranks of a node or a GPU need more memory than it has."""
     backend = experiment.backend
     places = communicator.allgather((socket.gethostname(), backend.bus))
     here = places[communicator.rank]
     on_node, on_gpu = sum(node == here[0] for node, _ in places), places.count(here)
-    estimate = choose_technique(experiment.config).estimate_memory
+    technique = choose_technique(experiment.config)
     shortages = communicator.allgather(
-        find_shortage(lambda on: estimate(experiment, layout, on), backend, on_node, on_gpu)
+        find_shortage(
+            lambda on: technique.estimate_memory(experiment, layout, on), backend, on_node, on_gpu
+        )
     )
     shortage = next(filter(None, shortages), None)
     if shortage is not None:
         error = ConfigError(
             f"{shortage}; start fewer ranks a node, or choose "
-            f"{THRIFTY[experiment.config.campaign.technique]} or campaign.structures_per_segment"
+            f"{technique.THRIFTY} or campaign.structures_per_segment"
         )
         error.shared = True
         raise error

@@ -43,7 +43,10 @@ class Technique(Protocol):
                        rows; SampleError where the sample fails by its own nature
     compute_preview    the row of one image of a structure, and the values of the structure's row
     estimate_memory    bytes that a rank needs at its peak, on the host or on its GPU
+    THRIFTY            what in its campaign file takes less memory
     """
+
+    THRIFTY: str
 
     def check_campaign(self, config: Any) -> None: ...
 

@@ -57,6 +57,7 @@ __all__ = ["average_work", "describe_structure", "rebuild_work", "time_structure
 
 # Scans of a multislice tile that are timed: points a side.
 FEW, SEVERAL = 2, 11
+TURNS = 3
 
 
 def time_structure(experiment: Experiment, index: int, layout: Layout) -> Timed:
@@ -158,7 +159,7 @@ def _time_image(
         labels = label_image(experiment, specimen, path, values)
     with watch.step("places", times):
         counts, shown, columns = list_shown(experiment, specimen, image, path)
-    return Recorded(recorded, labels, values | counts, shown, columns)
+    return Recorded(image, recorded, labels, values | counts, shown, columns)
 
 
 def _time_probes(
@@ -173,8 +174,9 @@ def _time_probes(
 ) -> tuple[dict[str, list[View]], Rows]:
     """Time multislice; pictures and diffraction patterns that have the size of the real ones.
 
-    A tile is passed by few probes, again by few, by several, and by few in two configurations: what
-    is made once for a setting, what a probe takes, and a tile follow from the differences.
+    A tile is passed by few probes, then in turns by few, by several, and by few in two
+    configurations: what is made once for a setting, what a probe takes, and a tile follow from the
+    differences of the shortest turns, since one that was disturbed would change them most.
     """
     seconds, displaced = watch.time(lambda: displace_atoms(experiment, structure, draw, focus))
     if len(displaced) > 1:
@@ -189,9 +191,13 @@ def _time_probes(
         return watch.time(lambda: pass_probes(experiment, structure, chosen, some, probe))
 
     first, _ = pass_some(thinner[0], 1)
-    few, _ = pass_some(thinner[0], 1)
-    several, signals = pass_some(thinner[1], 1)
-    twice, _ = pass_some(thinner[0], 2)
+    turns = []
+    for _ in range(TURNS):
+        few, _ = pass_some(thinner[0], 1)
+        several, signals = pass_some(thinner[1], 1)
+        twice, _ = pass_some(thinner[0], 2)
+        turns.append((few, several, twice))
+    few, several, twice = (min(each) for each in zip(*turns, strict=True))
     points = [some.points for some in thinner]
     each = max(several - few, 0.0) / (points[1] - points[0])
     tile = max(twice - few - each * points[0], 0.0)

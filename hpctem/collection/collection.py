@@ -28,7 +28,7 @@ from hpctem.collection.columns import (
 from hpctem.collection.image import Image
 from hpctem.collection.joined import JoinedRows
 from hpctem.collection.objects import list_objects, read_objects
-from hpctem.collection.stacks import DETECTORS, find_first_label, find_stack, join_names
+from hpctem.collection.stacks import DETECTORS, find_stack, join_names
 from hpctem.database.reader import Database, open_database
 from hpctem.database.rows import StoredRows
 from hpctem.errors import ConfigError, DatabaseError
@@ -164,7 +164,7 @@ class Collection:
 
         Of particles uint8, 0 background, k particle k; of crystals their atom columns, k class k.
         """
-        return self._lazy(find_first_label)
+        return self._lazy(lambda database: database.label_path)
 
     @property
     def label_names(self) -> tuple[str, ...]:

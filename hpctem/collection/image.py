@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpctem.collection.stacks import DETECTORS, Maps, find_first_label
+from hpctem.collection.stacks import DETECTORS, Maps
 from hpctem.database.reader import Database
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Image:
     @cached_property
     def label(self) -> np.ndarray:
         """(ny, nx), the first label: 0 background, k particle k or class k of atom columns."""
-        return self.database.stored(find_first_label(self.database), np.array([self.row]))[0]
+        return self.database.stored(self.database.label_path, np.array([self.row]))[0]
 
     @property
     def labels(self) -> Maps:

@@ -104,10 +104,10 @@ def _relation(collection: Collection, table: str, condition: Condition) -> pyarr
     arrays = [_chunks(blocks, column) for column in columns]
     if keyed:
         names.append(STRUCTURE)
-        arrays.append(_keys(collection, blocks))
+        arrays.append(_keys(collection, blocks, STRUCTURE))
     if seen and table in ("images", *seen):
         names.append(IMAGE)
-        arrays.append(_image_keys(collection, blocks))
+        arrays.append(_keys(collection, blocks, IMAGE))
     found = pa.table(arrays, names=names) if names else None
     if order is not None and found is not None:
         found = found.take(order)
@@ -123,21 +123,12 @@ def _chunks(blocks: Sequence[Block], column: Column) -> pyarrow.ChunkedArray:
     return pa.chunked_array([read_arrow(block, column) for block in blocks], arrow_type(column))
 
 
-def _keys(collection: Collection, blocks: Iterable[Block]) -> pyarrow.ChunkedArray:
-    """A number for each structure of all databases, for the rows of one table."""
+def _keys(collection: Collection, blocks: Iterable[Block], key: str) -> pyarrow.ChunkedArray:
+    """Of each row of one table its STRUCTURE or IMAGE, numbered through all databases."""
     import pyarrow as pa
 
-    starts = np.cumsum([0, *(d.layout.structures for d in collection.databases)])
+    of = "images" if key == IMAGE else "structures"
+    starts = np.cumsum([0, *(d.layout.rows(of) for d in collection.databases)])
     first = {id(d): start for d, start in zip(collection.databases, starts, strict=False)}
-    keys = [block.structures + first[id(block.database)] for block in blocks]
-    return pa.chunked_array([pa.array(part) for part in keys], pa.int64())
-
-
-def _image_keys(collection: Collection, blocks: Iterable[Block]) -> pyarrow.ChunkedArray:
-    """A number for each image of all databases, for the rows of a table that is about images."""
-    import pyarrow as pa
-
-    starts = np.cumsum([0, *(d.layout.rows("images") for d in collection.databases)])
-    first = {id(d): start for d, start in zip(collection.databases, starts, strict=False)}
-    keys = [block.images + first[id(block.database)] for block in blocks]
+    keys = [getattr(block, of) + first[id(block.database)] for block in blocks]
     return pa.chunked_array([pa.array(part) for part in keys], pa.int64())

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpctem.database.reader import Database
 from hpctem.database.schema import Field
-from hpctem.errors import ConfigError, DatabaseError
+from hpctem.errors import ConfigError
 
 LABELS, DETECTORS = "/entry/labels/", "/entry/detectors/"
 GROUPS = {LABELS: "label", DETECTORS: "detector"}
@@ -43,17 +43,14 @@ def find_stack(database: Database, name: str, group: str = LABELS) -> Field:
     raise ConfigError(f"{database.path} holds no {kind} {name!r}{hint}; it has {', '.join(found)}")
 
 
-def find_first_label(database: Database) -> str:
-    """Dataset of the first label. Raises DatabaseError where there is none."""
-    names = join_names([database])
-    if not names:
-        raise DatabaseError(f"{database.path} holds no labels")
-    return LABELS + names[0]
-
-
 def tell_classes(item: Field) -> tuple[str, ...]:
     """Names of the values 1, 2, ... of a map of several classes; () where there is one class."""
     return tuple(map(str, item.attributes.get("classes", ())))
+
+
+def tell_scale(item: Field) -> float:
+    """What a stored 1 of a map means."""
+    return float(item.attributes.get("scale", 1.0))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

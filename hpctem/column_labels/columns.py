@@ -20,11 +20,15 @@ SPREAD = 1.5
 """How far the atoms of a column may lie from its middle, in tolerances: at the default tolerance
 0.6 A, so that no column holds neighbouring sites of graphene, 1.42 A apart."""
 
+_PLACE = (
+    Column("pixel_x", "float64", "px", "where it lies in the image: column, 0 is a pixel's centre"),
+    Column("pixel_y", "float64", "px", "where it lies in the image: row"),
+)
+
 COLUMN_COLUMNS: tuple[Column, ...] = (
     Column("x", "float64", "A", "mean position of the column's atoms along x"),
     Column("y", "float64", "A", "mean position of the column's atoms along y"),
-    Column("pixel_x", "float64", "px", "where it lies in the image: column, 0 is a pixel's centre"),
-    Column("pixel_y", "float64", "px", "where it lies in the image: row"),
+    *_PLACE,
     Column("elements", f"S{ELEMENTS_BYTES}", "", "symbols of its atoms, by name: 'Se Se'"),
     Column("atoms", "int32", "", "number of its atoms"),
     Column("z_sum", "int32", "", "sum of the atomic numbers of its atoms"),
@@ -33,8 +37,7 @@ COLUMN_COLUMNS: tuple[Column, ...] = (
 """The table of atom columns: those that lie in the image."""
 
 DEFECT_PLACE_COLUMNS: tuple[Column, ...] = (
-    Column("pixel_x", "float64", "px", "where it lies in the image: column, 0 is a pixel's centre"),
-    Column("pixel_y", "float64", "px", "where it lies in the image: row"),
+    *_PLACE,
     Column("inside", "uint8", "", "1 where that is in the image, its outermost half pixels too"),
 )
 """What the table of an image's defects adds to that of the structure's."""

@@ -14,6 +14,7 @@ from hpctem.collection.stacks import (
     join_names,
     list_stacks,
     tell_classes,
+    tell_scale,
 )
 from hpctem.database.reader import Database
 from hpctem.database.schema import Field
@@ -104,7 +105,7 @@ def plan_maps(
             segments=_tell_segments(found[0]),
             description=found[0].description,
             classes=tell_classes(found[0]),
-            scale=_tell_scale(found[0]),
+            scale=tell_scale(found[0]),
             units=found[0].units,
         )
         for name, found in fields.items()
@@ -132,7 +133,7 @@ def _find_fault(
         )
     told = {
         "classes": [", ".join(tell_classes(item)) or "none" for item in fields],
-        "scale": [f"{_tell_scale(item):.4g}" for item in fields],
+        "scale": [f"{tell_scale(item):.4g}" for item in fields],
         "unit": [item.units or "none" for item in fields],
         "segments": [str(*_tell_segments(item)) or "none" for item in fields],
     }
@@ -144,11 +145,6 @@ def _find_fault(
                 f"the {what}s"
             )
     return ""
-
-
-def _tell_scale(item: Field) -> float:
-    """What a stored 1 means."""
-    return float(item.attributes.get("scale", 1.0))
 
 
 def _tell_segments(item: Field) -> tuple[int, ...]:

@@ -80,13 +80,10 @@ def _tell_view(shard: Shard, form: Form) -> str:
 
 def _describe_groups(file: h5py.File) -> None:
     classes = {"/": "NXroot", "/entry": "NXentry"}
-    parts = (
-        "metadata",
-        "structures",
-        "campaign",
-        *(["detectors"] if "entry/detectors" in file else []),
-    )
-    for path in ("/", "/entry", *(f"/entry/{part}" for part in parts)):
+    paths = ["/", "/entry", "/entry/metadata", "/entry/structures", "/entry/campaign"]
+    if "/entry/detectors" in file:
+        paths.append("/entry/detectors")
+    for path in paths:
         group = file.require_group(path)
         group.attrs["NX_class"] = classes.get(path, "NXcollection")
     file.attrs["default"] = "entry"

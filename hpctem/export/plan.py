@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,16 @@ class Part:
     name: str
     collection: Collection
 
+    @cached_property
+    def databases(self) -> list[Database]:
+        """Those of the collection that give images."""
+        return [self.collection.databases[k] for k in np.unique(self.collection.sources)]
+
+    @cached_property
+    def pixel_sizes(self) -> list[float]:
+        """Sizes of the pixels in angstrom, each once, as the images' own column says."""
+        return np.unique(self.collection.column("pixel_size")).tolist()
+
 
 @dataclass(frozen=True)
 class Form:
@@ -183,7 +194,7 @@ def plan_form(parts: Sequence[Part], choice: Choice) -> Form:
     hold what the databases hold.
     """
     _check_parts(parts)
-    databases = {str(d.path): d for part in parts for d in _used_databases(part)}
+    databases = {str(d.path): d for part in parts for d in part.databases}
     fields = {path: database.field(database.image_path) for path, database in databases.items()}
     shapes = {(item.shape[0], item.shape[1]) for item in fields.values()}
     form = FORMATS[choice.format]
@@ -263,9 +274,9 @@ def make_keys(part: Part, form: Form, start: int, stop: int) -> list[str]:
 
 def common_steps(part: Part, form: Form) -> tuple[float, float] | None:
     """(height, width) of the pixels in angstrom where all of a part's are alike, else None."""
-    found = {form.steps[str(d.path)] for d in _used_databases(part)}
+    found = {form.steps[str(d.path)] for d in part.databases}
     if None in found and "pixel_size" in part.collection.columns:
-        found = {(size, size) for size in np.unique(part.collection.column("pixel_size")).tolist()}
+        found = {(size, size) for size in part.pixel_sizes}
     return found.pop() if len(found) == 1 else None
 
 
@@ -308,11 +319,6 @@ def _check_parts(parts: Sequence[Part]) -> None:
 
 def _all_databases(parts: Sequence[Part]) -> list[Database]:
     return list({str(d.path): d for part in parts for d in part.collection.databases}.values())
-
-
-def _used_databases(part: Part) -> list[Database]:
-    used = np.unique(part.collection.sources)
-    return [part.collection.databases[number] for number in used]
 
 
 def _find_steps(database: Database) -> tuple[float, float] | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpctem.collection.stacks import DETECTORS, LABELS
 from hpctem.detection.filters import apply_view
 from hpctem.export.maps import Map
 from hpctem.export.plan import Form, Part, make_keys
@@ -69,8 +68,9 @@ def read_maps(part: Part, index: int, form: Form) -> dict[Map, np.ndarray]:
     """What goes with image number `index` of a part, in the order of the form."""
     # Of its own database: others of the collection, which give no image, may hold no labels.
     image = part.collection[index]
-    held = {LABELS: image.labels, DETECTORS: image.detectors}
-    return {k: np.ascontiguousarray(held[k.group][k.name], k.dtype) for k in form.maps}
+    row = np.array([image.row])
+    stored = {each: image.database.stored(each.path, row)[0] for each in form.maps}
+    return {each: np.ascontiguousarray(values, each.dtype) for each, values in stored.items()}
 
 
 def source_of(part: Part, index: int) -> str:

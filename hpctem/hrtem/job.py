@@ -21,6 +21,7 @@ from hpctem.optics.scattering_factors import check_elements
 from hpctem.structures import recipes
 
 __all__ = [
+    "THRIFTY",
     "check_campaign",
     "compute_preview",
     "compute_structure",
@@ -29,6 +30,8 @@ __all__ = [
     "open_experiment",
     "plan_layout",
 ]
+
+THRIFTY = "a coarser simulation.sampling, a smaller cell"
 
 
 def check_campaign(config: HrtemConfig) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpctem.collection.stacks import LABELS, tell_classes
+from hpctem.collection.stacks import LABELS, tell_classes, tell_scale
 from hpctem.database.schema import Field
 
 KIND = "/entry/defects/kind"
@@ -36,8 +36,7 @@ class Marking:
             return maps[self.fields[0].path]
         mask = np.zeros(maps[self.fields[0].path].shape, np.uint8)
         for number, item in enumerate(self.fields, 1):
-            scale = float(item.attributes.get("scale", 1.0))
-            mask[maps[item.path] * scale >= HALF] = number
+            mask[maps[item.path] * tell_scale(item) >= HALF] = number
         return mask
 
 

@@ -57,7 +57,7 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Recorded:
-    """An image on its way to the host, and what is known of it there.
+    """Image `number` of its structure on its way to the host, and what is known of it there.
 
     images    dataset -> the recorded image, once it has arrived
     labels    dataset -> label map (ny, nx)
@@ -65,6 +65,7 @@ class Recorded:
     defects, columns   the rows of both tables; no columns where the campaign lists none
     """
 
+    number: int
     images: Mapping[str, Callable[[], np.ndarray]]
     labels: Mapping[str, np.ndarray]
     values: Mapping[str, float]
@@ -155,7 +156,7 @@ def record_image(
     recorded, values["saturated"] = count_electrons(experiment, draw, image, seen, values)
     labels = label_image(experiment, specimen, path, values)
     counts, shown, columns = list_shown(experiment, specimen, image, path)
-    return Recorded(recorded, labels, values | counts, shown, columns)
+    return Recorded(image, recorded, labels, values | counts, shown, columns)
 
 
 def scan_carbon(
@@ -340,12 +341,9 @@ def tabulate_structure(
         table = tabulate(listed, columns)
         rows |= {f"/entry/defects/{name}": column for name, column in table.items()}
     if config.labels.columns:
-        of = np.repeat(
-            [one.values["dose_index"] + one.values["focus_index"]
-             * config.imaging.images_per_focus for one in recorded],
-            [len(one.columns["x"]) for one in recorded],
-        )  # fmt: skip
-        rows[f"/entry/columns/{IMAGE_COLUMN.name}"] = of.astype(IMAGE_COLUMN.dtype)
+        numbers = np.array([one.number for one in recorded], IMAGE_COLUMN.dtype)
+        of = np.repeat(numbers, [len(one.columns["x"]) for one in recorded])
+        rows[f"/entry/columns/{IMAGE_COLUMN.name}"] = of
         for column in found.COLUMN_COLUMNS:
             parts = [one.columns[column.name] for one in recorded]
             rows[f"/entry/columns/{column.name}"] = np.concatenate(parts)

@@ -205,11 +205,11 @@ def _check_incoherent(config: StemConfig) -> None:
             )
         if imaging.probe is None:
             continue
-        lowest = imaging.probe.semiangle_cutoff.support[1]
-        if detector.inner < lowest * (1 - 1e-9):
+        widest = imaging.probe.semiangle_cutoff.support[1]
+        if detector.inner < widest * (1 - 1e-9):
             raise ConfigError(
                 f"imaging.detectors.{name}.inner: {1e3 * detector.inner:g} mrad lies within the "
-                f"probe's {1e3 * lowest:g} mrad: the direct beam falls on the detector, and its "
+                f"probe's {1e3 * widest:g} mrad: the direct beam falls on the detector, and its "
                 "images are not incoherent; use the method multislice or a larger angle"
             )
 

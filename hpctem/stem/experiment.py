@@ -128,11 +128,23 @@ class Experiment:
         return gaussian_transfer(simulation.convolution.width.support[0]).band
 
     @cached_property
+    def detectors(self) -> dict[str, Collection]:
+        """The detectors by the datasets of their images; the first one gives the images."""
+        return {
+            f"/entry/detectors/{name}" if k else IMAGES: detector
+            for k, (name, detector) in enumerate(self.config.imaging.detectors.items())
+        }
+
+    @cached_property
+    def detector(self) -> Collection | None:
+        """The detector that gives the images; none where the convolution method has none."""
+        return self.detectors.get(IMAGES)
+
+    @cached_property
     def annuli(self) -> tuple[Annulus, ...]:
         """What each detector collects."""
         return tuple(
-            Annulus(d.inner, d.outer, d.segments, d.rotation)
-            for d in self.config.imaging.detectors.values()
+            Annulus(d.inner, d.outer, d.segments, d.rotation) for d in self.detectors.values()
         )
 
     def multislice(self, probe: Probe, height: float) -> StemMultislice:
@@ -162,11 +174,6 @@ class Experiment:
         lx, ly = self.field
         margin = LEAST_MARGIN + self.reach
         return margin, margin, lx - margin, ly - margin
-
-    @cached_property
-    def detector(self) -> Collection | None:
-        """The detector that gives the images: the first one of the campaign file."""
-        return next(iter(self.config.imaging.detectors.values()), None)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -228,9 +235,7 @@ class Experiment:
 
     def carbon(self, dataset: str, values: Mapping[str, float]) -> float:
         """Cross section in A^2 of carbon for a detector, by the dataset of its images."""
-        names = list_detectors(self.config)
-        of = next(name for name, path in names.items() if path == dataset)
-        return self._cross_section(CARBON, self.config.imaging.detectors[of], values)
+        return self._cross_section(CARBON, self.detectors[dataset], values)
 
     def structure(self, index: int) -> Structure:
         """The atoms of structure `index` at rest."""
@@ -302,9 +307,3 @@ def tell_elements(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The atomic numbers, ascending, that occur among those of atoms, (n,); and which each has."""
     present = np.bincount(numbers) > 0
     return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
-
-
-def list_detectors(config: StemConfig) -> dict[str, str]:
-    """Dataset of the images of each detector by its name; the first gives the images."""
-    names = list(config.imaging.detectors)
-    return {name: f"/entry/detectors/{name}" if k else IMAGES for k, name in enumerate(names)}

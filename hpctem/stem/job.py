@@ -15,6 +15,7 @@ from hpctem.stem.memory import estimate_memory
 from hpctem.stem.tables import plan_layout
 
 __all__ = [
+    "THRIFTY",
     "check_campaign",
     "compute_preview",
     "compute_structure",
@@ -23,6 +24,8 @@ __all__ = [
     "open_experiment",
     "plan_layout",
 ]
+
+THRIFTY = "fewer imaging.pixels, no storage.diffraction, a smaller structure.field"
 
 
 def open_experiment(config: StemConfig, backend: Backend) -> Experiment:

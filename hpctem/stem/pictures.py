@@ -18,7 +18,7 @@ from hpctem.optics.probe import Probe, probe_transfer
 from hpctem.optics.scan_grid import ScanGrid, picture_of_scan
 from hpctem.optics.stem import Signals, scan_detectors
 from hpctem.stem.conditions import DrawConditions, set_probe
-from hpctem.stem.experiment import Experiment, list_detectors
+from hpctem.stem.experiment import Experiment
 from hpctem.stem.tables import PATTERNS
 from hpctem.structures import phonons
 from hpctem.structures.scenes import MARGIN, Structure
@@ -157,15 +157,13 @@ def show_signals(
     """The pictures of every detector, segment by segment, from what was collected on a grid."""
     pictures: dict[str, list[View]] = {}
     of_segment = iter(signals.values)
-    for path, annulus in zip(
-        list_detectors(experiment.config).values(), experiment.annuli, strict=True
-    ):
+    for path, detector in experiment.detectors.items():
         pictures[path] = [
             View(
                 picture_of_scan(next(of_segment), grid, experiment.backend, probe.source_size),
                 grid.origin,
             )
-            for _ in range(annulus.segments)
+            for _ in range(detector.segments)
         ]
     return pictures
 

@@ -18,7 +18,7 @@ from hpctem.database.schema import (
 from hpctem.optics.electron import wavelength
 from hpctem.optics.stem import pattern_shape
 from hpctem.stem.conditions import CONDITION_COLUMNS, widest_probe
-from hpctem.stem.experiment import Experiment, list_detectors
+from hpctem.stem.experiment import Experiment
 from hpctem.structures import sheets
 from hpctem.structures.scenes import Column
 from hpctem.tables import (
@@ -118,8 +118,8 @@ def _axes(experiment: Experiment) -> tuple[Axis, Axis]:
 
 def _fields(experiment: Experiment) -> Iterator[Field]:
     config, shape = experiment.config, experiment.shape
-    for (name, path), detector in zip(
-        list_detectors(config).items(), config.imaging.detectors.values(), strict=True
+    for name, (path, detector) in zip(
+        config.imaging.detectors, experiment.detectors.items(), strict=True
     ):
         many = (detector.segments,) if detector.segments > 1 else ()
         yield Field(

@@ -7,6 +7,7 @@ are (n, 2) float64 arrays of x, y in A, answers (n,) bool.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +148,14 @@ class Island:
             return inside_outline(self.outline, points)
         centre, radius = self.outline.centre, self.outline.radius
         return inside_polygon(centre, radius, self.sides, self.azimuth, points)
+
+
+def covered_by(islands: Sequence[Island], points: np.ndarray) -> np.ndarray:
+    """Which points any of the islands covers."""
+    covered = np.zeros(len(points), dtype=bool)
+    for island in islands:
+        covered |= island.covers(points)
+    return covered
 
 
 @dataclass(frozen=True)

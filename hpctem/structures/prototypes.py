@@ -41,6 +41,8 @@ Symbols = tuple[str, ...]
 # Symbols -> in-plane constant and distance of the layers, A.
 CARBON_LIKE: dict[Symbols, tuple[float, float]] = {("C",): (2.461, 3.354)}
 NITRIDE_LIKE: dict[Symbols, tuple[float, float]] = {("B", "N"): (2.504, 3.330)}
+# Of each prototype, and what it is of unless elements are given.
+HONEYCOMBS = {"graphene": (CARBON_LIKE, ("C",)), "hbn": (NITRIDE_LIKE, ("B", "N"))}
 
 PRISMATIC: dict[Symbols, Dichalcogenide] = {  # 1H
     ("Mo", "S"): Dichalcogenide(3.160, 3.172, 6.147),
@@ -136,10 +138,9 @@ def known_distance(config: configs.Material, height: float) -> float:
     the van der Waals gap of 3.3 A.
     """
     symbols = config.elements
-    if config.prototype == "graphene":
-        return CARBON_LIKE.get(symbols or ("C",), (0.0, height + VAN_DER_WAALS))[1]
-    if config.prototype == "hbn":
-        return NITRIDE_LIKE.get(symbols or ("B", "N"), (0.0, height + VAN_DER_WAALS))[1]
+    if config.prototype in HONEYCOMBS:
+        table, default = HONEYCOMBS[config.prototype]
+        return table.get(symbols or default, (0.0, height + VAN_DER_WAALS))[1]
     if config.prototype in DICHALCOGENIDES:
         known = DICHALCOGENIDES[config.prototype]
         found = [known.get((symbols[0], x)) for x in symbols[1:]]
@@ -149,8 +150,7 @@ def known_distance(config: configs.Material, height: float) -> float:
 
 
 def _build_honeycomb(config: configs.Material, kind: str) -> Material:
-    table = CARBON_LIKE if kind == "graphene" else NITRIDE_LIKE
-    default = ("C",) if kind == "graphene" else ("B", "N")
+    table, default = HONEYCOMBS[kind]
     symbols = config.elements or default
     if config.a is None and symbols not in table:
         raise _unknown_constant("a", kind, symbols, table)

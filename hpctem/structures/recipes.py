@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hpctem.errors import ConfigError, SampleError
-from hpctem.sampling import Distribution, Streams
+from hpctem.sampling import Distribution, Streams, Value
 from hpctem.sections import hrtem as configs
 from hpctem.structures import amorphous, defects, lattices, scenes, tiles, transforms, volumes
 from hpctem.structures.lattices import Crystal
@@ -38,11 +38,17 @@ class Draw:
 
     def number(self, name: str, distribution: Distribution) -> float:
         """One number of a distribution, from the stream of that name."""
-        return float(distribution.draw(self.generator(name), self.index))
+        return float(self._draw(name, distribution))
 
     def count(self, name: str, distribution: Distribution) -> int:
         """One whole number of a distribution, from the stream of that name."""
-        return int(distribution.draw(self.generator(name), self.index))
+        return int(self._draw(name, distribution))
+
+    def _draw(self, name: str, distribution: Distribution) -> Value:
+        # A constant needs no stream, and streams are what a small structure costs most.
+        if distribution.kind == "constant":
+            return distribution.values[0]
+        return distribution.draw(self.generator(name), self.index)
 
 
 def sample_structure(config: configs.Structure, streams: Streams, index: int) -> Structure:

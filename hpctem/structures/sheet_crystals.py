@@ -36,11 +36,6 @@ class SheetCrystal:
     unit: Unit
 
     @functools.cached_property
-    def height(self) -> float:
-        """Distance in A from the lowest to the highest site of the cell."""
-        return self.material.height
-
-    @functools.cached_property
     def description(self) -> Mapping[str, Any]:
         """What the table of structures says of it; raises SampleError as `space_group`."""
         a, b = self.unit.vectors[:2, :2].tolist()
@@ -68,10 +63,9 @@ def take_crystal(config: configs.Structure, streams: Streams, index: int) -> She
 
     Raises SampleError for a row of a database that cannot be imaged, or not by this campaign.
     """
-    if config.material.database is None:
-        return load_crystal(config.material, config.zone_axis)
     materials = list_materials(config.material)
-    assert materials is not None
+    if materials is None:
+        return load_crystal(config.material, config.zone_axis)
     return _pick_crystal(config, choose_material(materials, streams, index))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hpctem.sampling import Distribution
 from hpctem.sections import stem as configs
 from hpctem.structures.distortions import (
     HeightField,
@@ -22,7 +21,7 @@ from hpctem.structures.distortions import (
     turn_matrix,
 )
 from hpctem.structures.filling import Frame, Layer, Sites, Unit, fill_layer, find_places, join_sites
-from hpctem.structures.flakes import Cuts, Island, draw_edge, draw_outline
+from hpctem.structures.flakes import Cuts, Island, covered_by, draw_edge, draw_outline
 from hpctem.structures.materials import Placement, layer_distance, stack_layers
 from hpctem.structures.recipes import Draw
 from hpctem.structures.sheet_crystals import SheetCrystal, adatoms_of
@@ -73,20 +72,14 @@ class Flat:
 
 def draw_values(config: configs.Structure, crystal: SheetCrystal, draw: Draw) -> dict[str, Any]:
     """The numbers of a structure, by the names of their columns."""
-
-    def number(name: str, distribution: Distribution) -> float:
-        # A constant needs no stream, and streams are what a small structure costs most.
-        if distribution.kind == "constant":
-            return float(distribution.values[0])
-        return draw.number(name, distribution)
-
+    number = draw.number
     strain, ripples, edge = config.strain, config.ripples, config.edge
     if config.thickness is not None:
         layers, twist, thickness = 0, 0.0, number("thickness", config.thickness)
     else:
         layers = round(number("layers", config.layers.count))
         twist = number("twist", config.layers.twist)
-        thickness = crystal.height
+        thickness = crystal.material.height
         if layers > 1:
             thickness += (layers - 1) * layer_distance(config, crystal.material)
     shows = edge is not None and draw.generator("edge_present").random() < edge.probability
@@ -149,7 +142,7 @@ def farthest_from_middle(
     farthest = 0.5 * values["thickness"]
     if config.islands is not None:
         farthest += layer_distance(config, crystal.material)
-    return farthest + max((d.height for d in config.defects if d.kind == "adatom"), default=0.0)
+    return farthest + max((kind.height for kind in adatoms_of(config)), default=0.0)
 
 
 def reach_of_ripples(ripples: HeightField, tilt: np.ndarray | None, farthest: float) -> np.ndarray:
@@ -207,9 +200,7 @@ def lay_down(
     covered = np.zeros(0, dtype=bool)
     if islands:
         island_layer = fill_layer(placed[-1], frame)
-        covered = np.zeros(len(island_layer.numbers), dtype=bool)
-        for island in islands:
-            covered |= island.covers(island_layer.positions[:, :2])
+        covered = covered_by(islands, island_layer.positions[:, :2])
         layers.append(island_layer)
     sites = join_sites(layers)
     grown = np.ones(len(sites.numbers), dtype=bool)

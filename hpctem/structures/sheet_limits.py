@@ -6,7 +6,6 @@ import difflib
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,11 +65,11 @@ def list_elements(config: configs.Structure) -> list[int]:
     """Atomic numbers that structures of this recipe can hold, ascending."""
     found = {atomic_number(d.element) for d in config.defects if d.element is not None}
     materials = list_materials(config.material)
-    if materials is not None:
-        return sorted(found.union(np.unique(materials.numbers).tolist()))
-    return sorted(
-        found.union(load_crystal(config.material, config.zone_axis).unit.numbers.tolist())
-    )
+    if materials is None:
+        numbers = load_crystal(config.material, config.zone_axis).unit.numbers
+    else:
+        numbers = materials.numbers
+    return sorted(found.union(np.unique(numbers).tolist()))
 
 
 def count_atoms(config: configs.Structure, field: tuple[float, float]) -> int:
@@ -140,31 +139,23 @@ def _most_of(trials: Sequence[float], rates: Sequence[float]) -> int:
     return math.ceil(mean + WANDER * math.sqrt(mean)) + SPARE
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What the crystals of a campaign are read from, to keep them for the next question."""
-
-    material: configs.Material
-    zone_axis: tuple[int, int, int]
-    film: bool
-
-
 def _crystals(config: configs.Structure) -> tuple[SheetCrystal, ...]:
     """The crystals that structures can be of: of a database all that the campaign can image."""
-    source = _Source(config.material, config.zone_axis, config.thickness is not None)
-    return _prepare_all(source)
+    return _prepare_all(config.material, config.zone_axis, config.thickness is not None)
 
 
 @functools.lru_cache(maxsize=4)
-def _prepare_all(source: _Source) -> tuple[SheetCrystal, ...]:
-    materials = list_materials(source.material)
+def _prepare_all(
+    material: configs.Material, zone_axis: tuple[int, int, int], film: bool
+) -> tuple[SheetCrystal, ...]:
+    materials = list_materials(material)
     if materials is None:
-        return (load_crystal(source.material, source.zone_axis),)
-    fitting = np.flatnonzero(materials.periodic == (3 if source.film else 2))
+        return (load_crystal(material, zone_axis),)
+    fitting = np.flatnonzero(materials.periodic == (3 if film else 2))
     found = []
     for index in fitting.tolist():
         try:
-            found.append(prepare_crystal(materials[index], source.zone_axis))
+            found.append(prepare_crystal(materials[index], zone_axis))
         except SampleError:  # it is quarantined when its turn comes
             continue
     return tuple(found)

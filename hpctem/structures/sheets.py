@@ -35,7 +35,7 @@ from hpctem.sampling import Streams
 from hpctem.sections import stem as configs
 from hpctem.structures.distortions import transform
 from hpctem.structures.filling import Sites
-from hpctem.structures.flakes import Cuts
+from hpctem.structures.flakes import Cuts, covered_by
 from hpctem.structures.point_defects import Planted, draw_adatoms, place_adatoms, plant_defects
 from hpctem.structures.recipes import Draw, atomic_number, name_elements
 from hpctem.structures.scenes import MARGIN, Structure
@@ -116,7 +116,8 @@ def sample_sheet(
     cuts = draw_cuts(config, values, pose, draw)
     sites = flat.sites
     places = sites.positions[:, :2]
-    present = flat.grown & ~cuts.beyond(places) & ~cuts.drilled(places)
+    in_flake, drilled = flat.grown & ~cuts.beyond(places), cuts.drilled(places)
+    present = in_flake & ~drilled
     planted = _plant(config, sites, present, values, draw)
     adatoms = _settle(config, flat, cuts, values, draw)
 
@@ -148,7 +149,7 @@ def sample_sheet(
         "elements": name_elements(numbers),
         "holes": len(cuts.holes),
         "mean_hole_radius": _mean([hole.radius for hole in cuts.holes]),
-        "hole_fraction": _share_of_holes(flat, cuts, positions, field, view),
+        "hole_fraction": _share_of_holes(in_flake, drilled, positions, field, view),
         "islands": len(flat.islands),
         "mean_island_radius": _mean([island.outline.radius for island in flat.islands]),
     }
@@ -160,19 +161,21 @@ def _append(array: np.ndarray, further: np.ndarray) -> np.ndarray:
 
 
 def _share_of_holes(
-    flat: Flat,
-    cuts: Cuts,
+    in_flake: np.ndarray,
+    drilled: np.ndarray,
     positions: np.ndarray,
     field: tuple[float, float],
     view: tuple[float, float],
 ) -> float:
-    """Share of the flake's sites in the view that lay where holes are; positions: (n + m, 3) A."""
-    if not cuts.holes:
+    """Share of the flake's sites in the view that lay where holes are.
+
+    in_flake, drilled: (n,) bool. positions: (n + m, 3) A.
+    """
+    if not drilled.any():
         return 0.0
-    places = flat.sites.positions[:, :2]
-    apart = np.abs(positions[: len(places), :2] - 0.5 * np.array(field))
-    in_flake = np.all(apart <= 0.5 * np.array(view), axis=1) & flat.grown & ~cuts.beyond(places)
-    return float(cuts.drilled(places)[in_flake].mean()) if in_flake.any() else 0.0
+    apart = np.abs(positions[: len(drilled), :2] - 0.5 * np.array(field))
+    seen = np.all(apart <= 0.5 * np.array(view), axis=1) & in_flake
+    return float(drilled[seen].mean()) if seen.any() else 0.0
 
 
 def _mean(numbers: list[float]) -> float:
@@ -241,10 +244,7 @@ def _settle(
             within = transform(flat.linear, np.insert(within, 2, 0.0, axis=1))[:, :2]
             positions[own, :2] = flat.places[cells[own]] + within
             positions[own, 2] = flat.top + kind.height
-    covered = np.zeros(len(cells), dtype=bool)
-    for island in flat.islands:
-        covered |= island.covers(positions[:, :2])
-    positions[covered, 2] += flat.step
+    positions[covered_by(flat.islands, positions[:, :2]), 2] += flat.step
     stays = ~(cuts.beyond(positions[:, :2]) | cuts.drilled(positions[:, :2]))
     numbers = np.array([atomic_number(str(kind.element)) for kind in kinds], dtype=np.uint8)
     return Adatoms(positions[stays], drawn[stays], numbers[drawn[stays]])

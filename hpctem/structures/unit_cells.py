@@ -63,7 +63,7 @@ def stand_up(cell: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.nd
     gaps = [_largest_gap(fractional[:, axis]) for axis in range(3)]
     empty = [axis for axis in range(3) if gaps[axis][0] * spacings[axis] > GAP]
     if not empty:
-        return cell, to_cartesian(_fold(fractional), cell), 3
+        return cell, to_cartesian(fold(fractional), cell), 3
     if len(empty) > 1:
         what = "a chain" if len(empty) == 2 else "a molecule"
         return f"is {what} with vacuum about it"
@@ -92,22 +92,22 @@ def _lay_flat(
     axes = np.array([(x0, x1, x2), y, (z0, z1, z2)])
     bx, by, _ = (axes @ b).tolist()
     turned = to_cartesian(positions, axes.T)
-    v = _fold(turned[:, 1] / by)
-    u = _fold((turned[:, 0] - turned[:, 1] / by * bx) / width)
+    v = fold(turned[:, 1] / by)
+    u = fold((turned[:, 0] - turned[:, 1] / by * bx) / width)
     flat = np.stack([u * width + v * bx, v * by, turned[:, 2] - turned[:, 2].min()], axis=1)
     plane = np.array([[width, 0.0, 0.0], [bx, by, 0.0], [0.0, 0.0, period]])
     # Rounding takes away what the inverse leaves different from one processor to the next.
     return np.round(plane, 9) + 0.0, np.round(flat, 9) + 0.0
 
 
-def _fold(fractional: np.ndarray) -> np.ndarray:
+def fold(fractional: np.ndarray) -> np.ndarray:
     """Fractional coordinates in [0, 1), those within rounding of 1 at 0."""
     return np.round(fractional, 10) % 1.0
 
 
 def _largest_gap(coordinates: np.ndarray) -> tuple[float, float]:
     """Width of the largest gap of fractional coordinates round the circle, and where it ends."""
-    around = np.sort(_fold(coordinates))
+    around = np.sort(fold(coordinates))
     gaps = around - np.roll(around, 1)
     gaps[0] += 1.0
     widest = int(np.argmax(gaps))

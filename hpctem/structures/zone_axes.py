@@ -15,7 +15,7 @@ import numpy as np
 from hpctem.errors import ConfigError
 from hpctem.structures.lattices import Crystal
 from hpctem.structures.transforms import align_zone_axis, rotation_matrix
-from hpctem.structures.unit_cells import Material
+from hpctem.structures.unit_cells import Material, fold
 from hpctem.structures.volumes import to_cartesian
 
 ZoneAxis = tuple[int, int, int]
@@ -45,7 +45,7 @@ def orient(material: Material, zone_axis: ZoneAxis) -> Material:
     cell = np.round(cell, 12) + 0.0
     cell[2, :2] = 0.0
     positions = to_cartesian(material.positions, turn.T)
-    fractional = np.round(positions @ np.linalg.inv(cell), 10) % 1.0
+    fractional = fold(positions @ np.linalg.inv(cell))
     return replace(material, cell=cell, positions=to_cartesian(fractional, cell))
 
 

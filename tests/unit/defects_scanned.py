@@ -94,7 +94,10 @@ def lay_out(
             ),
             "config_hash": name,
         },
-        stacks=(Stack("/entry/images/intensity", axes),),
+        stacks=(
+            Stack("/entry/images/intensity", axes),
+            *(Stack(f"/entry/labels/{label}", axes) for label in labels[:1]),
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from hpctem.sampling import Streams
 from hpctem.sections.stem import Structure as StructureConfig
-from hpctem.structures.materials import layer_distance, orient, stack_layers
+from hpctem.structures.materials import Placement, layer_distance, orient, stack_layers
 from hpctem.structures.scenes import Structure
 from hpctem.structures.sheet_crystals import take_crystal
 from hpctem.structures.sheets import sample_sheet
@@ -64,10 +64,10 @@ def every_site(
     cells = np.array(list(itertools.product(*ranges))) @ material.cell[: len(ranges)]
 
     count = max(values["layers"], 1)
-    stack = stack_layers(
-        material, count, 0.0 if bulk else layer_distance(config, material),
-        config.layers.stacking, values["twist"],
-    ) if not bulk else [None]  # fmt: skip
+    stack: list[Placement | None] = [None]
+    if not bulk:
+        distance = layer_distance(config, material)
+        stack = [*stack_layers(material, count, distance, config.layers.stacking, values["twist"])]
     centre = np.append(streams("structure/twist_centre", index).random(2) * field, 0.0)
     found, numbers = [], []
     for one in stack:

@@ -159,6 +159,7 @@ def test_journals_of_another_database_are_refused_and_kept(alone, tmp_path, fini
     with pytest.raises(DatabaseError, match=r"are not those of .*hdf5: put its own there"):
         fill_all(path)
     after = contents(folder)
+    assert after.keys() == before.keys()
     # The lock says since when it was last taken, to the second.
     assert {k: after[k] for k in after if k != "lock"} == {
         k: before[k] for k in before if k != "lock"
