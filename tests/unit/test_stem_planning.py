@@ -17,8 +17,9 @@ from hpctem.calibration.calibrate import Calibration, calibrate, cost_signature
 from hpctem.calibration.estimate import distance, estimate
 from hpctem.calibration.stem_work import StemWork, describe_structure
 from hpctem.calibration.transforms import choose_ladder, time_transforms
-from hpctem.calibration.workload import choose_steps, describe_work
+from hpctem.calibration.workload import Timed, choose_steps, describe_work
 from hpctem.campaign_file import CampaignFile, read_campaign
+from hpctem.database.schema import Layout
 from hpctem.errors import ConfigError
 from hpctem.optics import passes, probe_passage_cpu
 from hpctem.optics.probe_passage import BatchPassage
@@ -118,18 +119,26 @@ def test_what_is_timed_is_what_the_main_job_computes(tmp_path, changes):
     assert timed.seconds.keys() | {"digests", "writing"} == {s for s, unit in units.items() if unit}
 
 
+def time_both(experiment: Experiment, layout: Layout) -> tuple[float, Timed]:
+    """Seconds of structure 1 and what is said of it, each the shortest of three turns."""
+    wholes, timed = [], []
+    for _ in range(3):
+        begin = time.process_time()
+        compute_structure(experiment, 1)
+        wholes.append(time.process_time() - begin)
+        timed.append(stem_steps.time_structure(experiment, 1, layout))
+    return min(wholes), min(timed, key=lambda one: sum(one.seconds.values()))
+
+
 def test_some_probes_stand_for_all(tmp_path):
     """Of 4 tiles, two configurations and a hundred times the probes that are timed."""
     campaign = write(tmp_path, *MULTISLICE, PHONONS)
     experiment, layout, _ = set_up(campaign)
     stem_steps.time_structure(experiment, 0, layout)
-    begin = time.process_time()
-    compute_structure(experiment, 1)
-    whole = time.process_time() - begin
-    timed = stem_steps.time_structure(experiment, 1, layout)
-    # A tenth where they are not scaled; a busy machine takes its time from one or the other.
-    assert 0.3 < sum(timed.seconds.values()) / whole < 3
-    assert timed.seconds["probes"] > 0.25 * whole
+    whole, timed = time_both(experiment, layout)
+    # A tenth where they are not scaled.
+    assert 0.6 < sum(timed.seconds.values()) / whole < 1.7
+    assert timed.seconds["probes"] > 0.5 * whole
 
 
 def test_some_images_and_foci_stand_for_all(tmp_path):
@@ -137,10 +146,9 @@ def test_some_images_and_foci_stand_for_all(tmp_path):
         tmp_path, ("foci: 2\n", "foci: 20\n"), ("images_per_focus: 2", "images_per_focus: 3")
     )
     experiment, layout, _ = set_up(many)
-    timed = stem_steps.time_structure(experiment, 1, layout)
-    begin = time.process_time()
+    whole, timed = time_both(experiment, layout)
     rows = compute_structure(experiment, 1)
-    assert 0.3 < sum(timed.seconds.values()) / (time.process_time() - begin) < 3
+    assert 0.6 < sum(timed.seconds.values()) / whole < 1.7
     path = "/entry/images/intensity"
     assert timed.rows[path].shape == rows[path].shape == (60, 96, 96)
     np.testing.assert_array_equal(timed.rows[path][:24], rows[path][:24])
