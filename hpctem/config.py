@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
@@ -66,6 +66,7 @@ class StemConfig(Section):
 
 
 Config = HrtemConfig | StemConfig
+Checked = TypeVar("Checked", bound=Section)
 MODELS: dict[str, type[HrtemConfig] | type[StemConfig]] = {
     "hrtem": HrtemConfig,
     "stem": StemConfig,
@@ -77,12 +78,23 @@ def check_config(document: MarkedYaml) -> Config:
     if not isinstance(document.data, dict):
         raise ConfigError(document.error((), "a campaign file is a mapping of sections"))
     model = _choose_model(document)
+    return check_sections(document, model, lambda found: _suggest_technique(document, found))
+
+
+def check_sections(
+    document: MarkedYaml,
+    model: type[Checked],
+    suggest: Callable[[int], list[str]] = lambda mistakes: [],
+) -> Checked:
+    """The sections of a parsed document; raises ConfigError with every mistake and its line.
+
+    suggest: what is said before the mistakes, by their number.
+    """
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
         messages = [_describe(e, document, model) for e in error.errors()]
-        hint = _suggest_technique(document, len(messages))
-        raise ConfigError("\n".join([*hint, *messages])) from None
+        raise ConfigError("\n".join([*suggest(len(messages)), *messages])) from None
 
 
 def _choose_model(document: MarkedYaml) -> type[HrtemConfig] | type[StemConfig]:

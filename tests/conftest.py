@@ -33,6 +33,7 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 TESTS = Path(__file__).parent
+NEVER_SKIPPED = ("mpi", "learning")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 try:
@@ -46,10 +47,10 @@ else:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything under tests/mpi and tests/gpu, so that no file can forget to."""
+    """Mark everything under tests/mpi, learning and gpu, so that no file can forget to."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if folder in ("mpi", "gpu"):
+        if folder in ("mpi", "learning", "gpu"):
             item.add_marker(folder)
 
 
@@ -74,10 +75,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under CI=true a skipped MPI test fails: there the machine must have what it needs."""
+    """Under CI=true a skipped MPI or Horovod test fails: there the machine must have both."""
     report = yield
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
-        if item.get_closest_marker("mpi") is not None:
+        if any(item.get_closest_marker(name) is not None for name in NEVER_SKIPPED):
             fail_skipped(report)
     return report
 
@@ -86,15 +87,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     """The same for a whole module that skips itself, as `pytest.importorskip` does."""
     report = yield
-    if IN_CI and report.skipped and collector.path.is_relative_to(TESTS / "mpi"):
-        fail_skipped(report)
+    if IN_CI and report.skipped:
+        if any(collector.path.is_relative_to(TESTS / name) for name in NEVER_SKIPPED):
+            fail_skipped(report)
     return report
 
 
 def fail_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
-    report.longrepr = f"CI=true and an MPI test was skipped: {reason}"
+    report.longrepr = f"CI=true and a test of MPI or learning was skipped: {reason}"
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Networks learn from databases: fed, trained on many ranks, kept, used and judged."""
