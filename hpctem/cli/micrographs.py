@@ -1,4 +1,4 @@
-"""Commands for experimental images: inspect, fit."""
+"""Commands for experimental images: inspect, fit, columns."""
 
 from __future__ import annotations
 
@@ -198,6 +198,92 @@ def fit(image: str, output: Path | None, **options: Any) -> None:
     output.write_text(fragment)
     click.echo(format_proposal(proposal))
     click.echo(f"\nfragment: {click.format_filename(output)}")
+
+
+class RatiosParameter(click.ParamType):
+    """Two ratios a:b."""
+
+    name = "0.5:0.75"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            first, last = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"{value!r} is not two ratios, such as 0.5:0.75", param, ctx)
+        return first, last
+
+
+@commands.command()
+@click.argument("image", type=click.Path(path_type=str))
+@_reading
+@click.option("--site", required=True, help="Which columns are judged: S2, Mo, C ...")
+@click.option(
+    "--dim", type=RatiosParameter(), help="Surely dim below the first, perhaps below the second."
+)
+@click.option(
+    "--bright", type=RatiosParameter(), help="Perhaps bright above the first, surely the second."
+)
+@click.option(
+    "--names", default="dim,bright", show_default=True, help="What the two are called as classes."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="CSV of all columns of that site; a picture is drawn beside it.",
+)
+def columns(
+    image: str,
+    site: str,
+    dim: tuple[float, float] | None,
+    bright: tuple[float, float] | None,
+    names: str,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Measure every atom column of an experimental image, and mark dim and bright ones.
+
+    A reference to judge networks by, made by a rule and not by eye: a column's height over that of
+    its neighbours of the same kind. Columns between the two ratios are marked as uncertain. Needs
+    --lattice, the name of the crystal.
+
+    \b
+    Examples:
+      hpctem columns mos2.dm3 --lattice mos2 --rows 528: --site S2 --dim 0.5:0.75 \\
+          --bright 1.4:1.7 --names s_vacancy,se_on_s -o reference.csv
+    """
+    from hpctem.micrographs.columns import measure_columns
+    from hpctem.micrographs.marks import (
+        Rule,
+        describe_marks,
+        draw_marks,
+        mark_columns,
+        write_marks,
+    )
+    from hpctem.micrographs.measure import cut_rows, measure
+    from hpctem.pictures import save_figure
+
+    called = tuple(name.strip() for name in names.split(","))
+    if len(called) != 2 or not all(called):
+        raise click.UsageError(f"--names {names}: write two names, such as vacancy,substitution")
+    if dim is None and bright is None:
+        raise click.UsageError("nothing is judged: give --dim, --bright or both")
+    micrograph, known, rows = _open(image, options)
+    if known is None:
+        raise click.UsageError("--lattice is missing: which crystal is it, such as mos2?")
+    used = cut_rows(micrograph.image, rows)
+    rule = Rule(site, dim, bright, (called[0], called[1]))
+    measured = measure(micrograph, known, rows)
+    first = rows[0] if rows else 0
+    marks = mark_columns(measure_columns(used, measured, known), rule, first)
+    write_marks(marks, output)
+    click.echo("\n".join(describe_marks(marks, rule)))
+    figure = draw_marks(used, marks, rule, first, Path(image).name)
+    picture = save_figure(figure, output.with_name(output.name + ".png"))
+    click.echo(f"columns: {click.format_filename(output)}, picture: {picture}")
 
 
 def _open(image: str, options: dict[str, Any]) -> tuple[Any, Any, tuple[int, int] | None]:
