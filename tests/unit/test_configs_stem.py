@@ -72,11 +72,20 @@ def drawn(distribution: Distribution) -> tuple[float, ...]:
     return distribution.parameters
 
 
-def test_all_six_are_there() -> None:
+def test_all_seven_are_there() -> None:
     assert NAMES == [
-        *("atomvision_2d", "graphene", "mos2_se_implanted", "srtio3"),
+        *("atomvision_2d", "graphene", "mos2_cyclegan", "mos2_se_implanted", "srtio3"),
         *("wse2_cyclegan", "wse2_manual_noise"),
     ]
+
+
+def test_campaigns_that_say_so_have_the_same_crystals(folder: Path) -> None:
+    for first, second in (
+        ("wse2_cyclegan", "wse2_manual_noise"),
+        ("mos2_cyclegan", "mos2_se_implanted"),
+    ):
+        one, other = (load(name, folder).config.structure for name in (first, second))
+        assert one == other
 
 
 @pytest.mark.parametrize("name", NAMES)
