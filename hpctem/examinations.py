@@ -7,10 +7,10 @@ what there is does not work.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -230,14 +230,46 @@ def examine_slurm() -> str:
 
 
 def examine_tensorflow() -> str:
-    """Say which versions are installed; importing them takes long and proves little."""
-    found = []
-    for name in ("tensorflow", "tensorflow-cpu", "horovod"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    if not found:
-        raise Absent("neither TensorFlow nor Horovod is installed")
-    return ", ".join(found)
+    """Differentiate a convolution, as training does, and compare with a direct sum."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise Absent("TensorFlow is not installed")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(f"Keras uses {keras.backend.backend()}: unset KERAS_BACKEND")
+    image = np.random.default_rng(1).normal(size=(6, 6)).astype(np.float32)
+    kernel = tf.Variable(np.ones((3, 3, 1, 1), np.float32))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.nn.conv2d(image[None, :, :, None], kernel, 1, "VALID"))
+    slope = tape.gradient(loss, kernel).numpy()[:, :, 0, 0]
+    expected = [[image[y : y + 4, x : x + 4].sum() for x in range(3)] for y in range(3)]
+    if not np.abs(slope - expected).max() < 1e-4:
+        raise RuntimeError(f"TensorFlow {tf.__version__} differentiates wrongly")
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return f"tensorflow {tf.__version__}, keras {keras.__version__}, {gpus or 'no'} GPU; correct"
+
+
+def examine_horovod() -> str:
+    """Average over both ranks, on the processors, whatever else they have."""
+    for name in ("tensorflow", "horovod"):
+        if importlib.util.find_spec(name) is None:
+            raise Absent(f"{name} is not installed")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # two ranks cannot meet on one GPU
+    import tensorflow as tf
+
+    from hpctem.learning.transport import open_transport
+    from hpctem.parallel import world
+
+    transport = open_transport(world(), "horovod")
+    (mean,) = transport.average([tf.constant([1.0, 4.0]) * (transport.rank + 1)])
+    if transport.size != 2 or mean.numpy().tolist() != [1.5, 6.0]:
+        raise RuntimeError(f"{transport.size} of two ranks met, their mean is {mean.numpy()}")
+    version = importlib.metadata.version("horovod")
+    return f"horovod {version} fits tensorflow {tf.__version__}, two ranks took a mean"
 
 
 INSTALL = "in the folder of hpctem: pip install -e ."
@@ -278,7 +310,21 @@ EXAMINATIONS = {
             " without one, simulations run on the CPU",
         ),
         Examination("slurm", examine_slurm, "only clusters have it; mpirun needs none"),
-        Examination("tensorflow", examine_tensorflow, "simulations do not need it"),
+        Examination(
+            "tensorflow",
+            examine_tensorflow,
+            "simulations do not need it; to train, in the folder of hpctem: pip install -e "
+            "'.[train]', or '.[train-cpu]' without GPU",
+            timeout=180,
+        ),
+        Examination(
+            "horovod",
+            examine_horovod,
+            "several ranks also train without it, gradients then travel by mpi4py; "
+            "jobs/install_horovod builds it for the TensorFlow that is installed",
+            ranks=2,
+            timeout=180,
+        ),
     )
 }
 

@@ -53,3 +53,35 @@ subprocess.run([sys.executable, f"{wheel}/pip", "install", "--quiet", wheel], ch
 wheel.unlink()
 PYTHON
 }
+
+# Where wheels are kept whose building takes minutes; HPCTEM_CACHE names another folder.
+# shellcheck disable=SC2034 # for the scripts that source this
+wheels=${HPCTEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hpctem}/wheels
+
+# What a wheel that is kept depends on: the Python $1 with its processor, the MPI of the system.
+name_python() {
+    "$1" -c 'import platform, sys
+print(f"cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}")'
+}
+
+name_mpi() { mpirun --version | sed -n '1,2p' | tr -cs '[:alnum:].' '-'; }
+
+# Builds the wheel of $3 (name==version) into the folder $2, in an environment of the Python $1 that
+# has the packages $4 ...; variables that steer the building are set by the caller.
+build_wheel() {
+    local python=$1 folder=$2 package=$3 scratch
+    shift 3
+    scratch=$(mktemp -d)
+    # shellcheck disable=SC2064 # the folder of this call
+    trap "rm -rf '$scratch'" EXIT
+    make_environment "$python" "$scratch/environment"
+    "$scratch/environment/bin/pip" install -q "$@"
+    PATH=$scratch/environment/bin:$PATH "$scratch/environment/bin/pip" wheel -q --no-deps \
+        --no-cache-dir --no-build-isolation --no-binary="${package%%==*}" "$package" \
+        -w "$scratch/wheel"
+    # Renamed into place, so that a broken build never leaves half a wheel behind.
+    mkdir -p "$folder"
+    mv "$scratch"/wheel/*.whl "$folder/"
+    rm -rf "$scratch"
+    trap - EXIT
+}
