@@ -1,0 +1,1 @@
+"""The networks: segmentation, image translation, and the judges of the latter."""
