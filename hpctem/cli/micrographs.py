@@ -233,8 +233,9 @@ class RatiosParameter(click.ParamType):
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="CSV of all columns of that site; a picture is drawn beside it.",
+    help="CSV of what is marked; a picture is drawn beside it.",
 )
+@click.option("--all", "everything", is_flag=True, help="Usual columns into the CSV as well.")
 def columns(
     image: str,
     site: str,
@@ -242,13 +243,14 @@ def columns(
     bright: tuple[float, float] | None,
     names: str,
     output: Path,
+    everything: bool,
     **options: Any,
 ) -> None:
     """Measure every atom column of an experimental image, and mark dim and bright ones.
 
-    A reference to judge networks by, made by a rule and not by eye: a column's height over that of
-    its neighbours of the same kind. Columns between the two ratios are marked as uncertain. Needs
-    --lattice, the name of the crystal.
+    A reference to judge networks by ('hpctem evaluate --truth'), made by a rule and not by eye: a
+    column's height over that of its neighbours of the same kind. Columns between the two ratios are
+    marked as ambiguous. Needs --lattice, the name of the crystal.
 
     \b
     Examples:
@@ -279,7 +281,7 @@ def columns(
     measured = measure(micrograph, known, rows)
     first = rows[0] if rows else 0
     marks = mark_columns(measure_columns(used, measured, known), rule, first)
-    write_marks(marks, output)
+    write_marks(marks, output, everything)
     click.echo("\n".join(describe_marks(marks, rule)))
     figure = draw_marks(used, marks, rule, first, Path(image).name)
     picture = save_figure(figure, output.with_name(output.name + ".png"))

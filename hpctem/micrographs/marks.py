@@ -21,7 +21,7 @@ from hpctem.report import scale_grey
 from hpctem.sections.common import nearest
 
 USUAL = "usual"
-HEADER = ("x", "y", "ratio", "error", "class", "certain")
+HEADER = ("class", "pixel_x", "pixel_y", "ambiguous", "ratio", "error")
 COLOURS = ("#56b4e9", "#e69f00")  # dim, bright
 
 
@@ -92,8 +92,12 @@ def _check(rule: Rule) -> None:
             )
 
 
-def write_marks(marks: Marks, path: Path) -> None:
-    """Write all columns as CSV: x, y in pixels, ratio and its error, class, certain 0 or 1."""
+def write_marks(marks: Marks, path: Path, everything: bool = False) -> None:
+    """Write the marked columns as CSV, or `everything`, usual columns too.
+
+    class, pixel_x, pixel_y and ambiguous (0 or 1) are what `hpctem evaluate --truth` reads; ratio
+    and error follow.
+    """
     temporary = path.with_name(path.name + ".part")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -101,8 +105,11 @@ def write_marks(marks: Marks, path: Path) -> None:
         for (x, y), ratio, error, name, certain in zip(
             marks.places, marks.ratio, marks.error, marks.names, marks.certain, strict=True
         ):
-            row = [f"{x:.3f}", f"{y:.3f}", f"{ratio:.4f}", f"{error:.4f}", name, int(certain)]
-            table.writerow(row)
+            if everything or name != USUAL:
+                ambiguous = int(not certain)
+                table.writerow(
+                    [name, f"{x:.3f}", f"{y:.3f}", ambiguous, f"{ratio:.4f}", f"{error:.4f}"]
+                )
     os.replace(temporary, path)
 
 

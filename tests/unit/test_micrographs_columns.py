@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from hpctem.cli import commands
 from hpctem.errors import ConfigError
+from hpctem.learning.truths import read_truth
 from hpctem.micrographs.columns import ImagedColumns, group_columns, measure_columns
 from hpctem.micrographs.known import parse_lattice
 from hpctem.micrographs.marks import Rule, mark_columns
@@ -161,10 +162,14 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path: Path) -> None:
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))
     doped = places[(factors == DOPED) & (places[:, 1] > 60) & (places[:, 1] < SHAPE[0] - 20)]
-    found = [(float(r["x"]), float(r["y"])) for r in rows if r["class"] == "doped"]
+    found = [(float(r["pixel_x"]), float(r["pixel_y"])) for r in rows if r["class"] == "doped"]
+    assert {r["class"] for r in rows} == {"vacancy", "doped"}
     apart, _ = cKDTree(found).query(doped)
     assert len(doped) > 4 and apart.max() < 1  # rows of the whole image
     assert "doped: " in done.output and "columns of S2" in done.output
+    truth = read_truth(out, ("vacancy", "doped"), (SHAPE[0] - 40, SHAPE[1]), first_row=40)
+    assert len(truth.points) == len(rows)
+    np.testing.assert_array_equal(truth.counted, [r["ambiguous"] == "0" for r in rows])
     for wrong, said in (
         (["--site", "S2"], "nothing is judged"),
         (["--site", "S2", "--dim", "0.5"], "two ratios"),
