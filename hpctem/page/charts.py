@@ -67,7 +67,7 @@ def draw_histogram(found: Histogram, title: str, description: str, what: str = "
         body = _draw_classes(found, width, height)
     else:
         body = _draw_bins(found, width, height)
-    body.append(_text(2, 9, what, "start", "small"))
+    body.append(write_text(2, 9, what, "start", "small"))
     return wrap_chart(body, width, height, title, description)
 
 
@@ -76,7 +76,7 @@ def _draw_bins(found: Histogram, width: float, height: float) -> list[str]:
     curve_x, curve_y = found.curve
     band = 2 * np.sqrt(np.maximum(curve_y * (1 - curve_y / max(found.draws, 1)), 0))
     most = max(float(found.counts.max(initial=1)), float((curve_y + band).max(initial=0)))
-    ticks_y = _choose_ticks(0, most, 5, whole=True)
+    ticks_y = choose_ticks(0, most, 5, whole=True)
     left = 14 + LETTER * max(len(text) for _, text in ticks_y)
     top = most * 1.04
     frame = Frame(left, 16, width - left - 12, height - 16 - 38, x, (0, top), log_x=found.log)
@@ -85,16 +85,16 @@ def _draw_bins(found: Histogram, width: float, height: float) -> list[str]:
         for k, count in enumerate(found.counts)
         if count
     )
-    body = [*_grid(frame, ticks_y)]
+    body = [*draw_grid(frame, ticks_y)]
     if curve_x.size:
-        body.append(_area("band", frame, curve_x, curve_y - band, curve_y + band))
+        body.append(draw_area("band", frame, curve_x, curve_y - band, curve_y + band))
     body += bars
     if curve_x.size:
         ends = np.array([0.0]), np.array([0.0])
         line_x = np.concatenate([curve_x[:1], curve_x, curve_x[-1:]])
-        body.append(_line("asked", frame, line_x, np.concatenate([ends[0], curve_y, ends[1]])))
-    ticks = _choose_log_ticks(*x) if found.log else _choose_ticks(*x, 6)
-    return [*body, *_axis_x(frame, ticks, found.unit)]
+        body.append(draw_line("asked", frame, line_x, np.concatenate([ends[0], curve_y, ends[1]])))
+    ticks = _choose_log_ticks(*x) if found.log else choose_ticks(*x, 6)
+    return [*body, *draw_axis(frame, ticks, found.unit)]
 
 
 def _draw_classes(found: Histogram, width: float, height: float) -> list[str]:
@@ -102,27 +102,27 @@ def _draw_classes(found: Histogram, width: float, height: float) -> list[str]:
     asked = found.expected if found.expected.size else np.zeros(number)
     band = 2 * np.sqrt(asked * (1 - asked / max(found.draws, 1)))
     most = max(float(found.counts.max(initial=1)), float((asked + band).max(initial=0)))
-    ticks_y = _choose_ticks(0, most, 5, whole=True)
+    ticks_y = choose_ticks(0, most, 5, whole=True)
     left = 14 + LETTER * max(len(text) for _, text in ticks_y)
     x = (-0.5, number - 0.5)
     frame = Frame(left, 16, width - left - 12, height - 16 - 38, x, (0, most * 1.04))
     half = 0.36 if number > 1 else 0.2
-    body = list(_grid(frame, ticks_y))
+    body = list(draw_grid(frame, ticks_y))
     wide = min(half + 0.08, 0.48)
     for k, (count, expected) in enumerate(zip(found.counts, asked, strict=True)):
         ends = np.array([k - wide, k + wide])
         if found.expected.size:
             body.append(
-                _area("band", frame, ends, expected - band[[k, k]], expected + band[[k, k]])
+                draw_area("band", frame, ends, expected - band[[k, k]], expected + band[[k, k]])
             )
         if count:
             body.append(_rectangle("bar", frame, k - half, k + half, float(count)))
         if found.expected.size:
-            body.append(_line("asked", frame, ends, np.full(2, expected)))
+            body.append(draw_line("asked", frame, ends, np.full(2, expected)))
     longest = max(len(label) for label in found.labels) * LETTER + 6
     every = max(1, math.ceil(longest * number / frame.width))
     ticks = [(k, found.labels[k]) for k in range(0, number, every)]
-    return [*body, *_axis_x(frame, ticks, found.unit)]
+    return [*body, *draw_axis(frame, ticks, found.unit)]
 
 
 def draw_spectra(
@@ -141,17 +141,17 @@ def draw_spectra(
     frame = Frame(
         left, 32, width - left - 10, height - 32 - 38, (0, float(q[-1])), reach, log_y=True
     )
-    body = list(_grid(frame, ticks_y))
+    body = list(draw_grid(frame, ticks_y))
     body += _mark_reflections(frame, reflections)
     for other in spectra.groups:
         if other is not group:
-            body.append(_line("others", frame, q, other.mean[shown]))
-    body.append(_area("spread", frame, q, group.low[shown], group.high[shown]))
+            body.append(draw_line("others", frame, q, other.mean[shown]))
+    body.append(draw_area("spread", frame, q, group.low[shown], group.high[shown]))
     if group.floor is not None:
-        body.append(_line("floor", frame, np.array([0, q[-1]]), np.full(2, group.floor)))
-    body.append(_line("curve", frame, q, group.mean[shown]))
-    axis = _axis_x(frame, _choose_ticks(0, float(q[-1]), 6), "spatial frequency, 1/nm")
-    label = _text(2, 10, "Å²", "start", "small")
+        body.append(draw_line("floor", frame, np.array([0, q[-1]]), np.full(2, group.floor)))
+    body.append(draw_line("curve", frame, q, group.mean[shown]))
+    axis = draw_axis(frame, choose_ticks(0, float(q[-1]), 6), "spatial frequency, 1/nm")
+    label = write_text(2, 10, "Å²", "start", "small")
     at = f"{q[len(q) // 2]:.3g}"
     description = (
         f"Radial power spectrum, mean of {group.images} images with its 10 to 90 per cent band; "
@@ -172,7 +172,7 @@ def _mark_reflections(frame: Frame, reflections: Iterable[tuple[str, float]]) ->
         top = frame.top - (8 if row else 0)
         yield f'<path class="mark" d="M{x:.1f} {top:.1f}V{frame.bottom:.1f}"/>'
         if row is not None:
-            yield _text(x, frame.top - 4 - 10 * row, name, "middle", "small")
+            yield write_text(x, frame.top - 4 - 10 * row, name, "middle", "small")
             free[row] = x + half
 
 
@@ -182,22 +182,22 @@ def draw_steps(
     """Values over intervals of time as steps, in images/s; `marks` are named moments."""
     width, height = 860, 200
     most = max(float(values.max(initial=0)), 1e-9)
-    ticks_y = _choose_ticks(0, most, 6)
+    ticks_y = choose_ticks(0, most, 6)
     x = (float(edges[0]), float(edges[-1]))
     frame = Frame(TIME_LEFT, 22, width - TIME_LEFT - 16, height - 22 - 38, x, (0, most * 1.06))
     steps_x, steps_y = np.repeat(edges, 2)[1:-1], np.repeat(values, 2)
-    body = [*_grid(frame, ticks_y), _area("spread", frame, steps_x, 0 * steps_y, steps_y)]
-    body.append(_line("curve", frame, steps_x, steps_y))
+    body = [*draw_grid(frame, ticks_y), draw_area("spread", frame, steps_x, 0 * steps_y, steps_y)]
+    body.append(draw_line("curve", frame, steps_x, steps_y))
     last = -math.inf
     for moment, name in marks:
         at = float(frame.place_x(moment))
         body.append(f'<path class="mark" d="M{at:.1f} {frame.top:.1f}V{frame.bottom:.1f}"/>')
         if at - last > LETTER * (len(name) + 1):
-            body.append(_text(at + 2, frame.top - 5, name, "start", "small"))
+            body.append(write_text(at + 2, frame.top - 5, name, "start", "small"))
             last = at
-    body += _axis_x(frame, _choose_ticks(*x, 10), f"time of computing, {unit}")
+    body += draw_axis(frame, choose_ticks(*x, 10), f"time of computing, {unit}")
     description = f"{values.mean():.3g} images per second on average, at most {most:.3g}."
-    label = _text(2, 10, "images/s", "start", "small")
+    label = write_text(2, 10, "images/s", "start", "small")
     return wrap_chart([*body, label], width, height, title, description)
 
 
@@ -228,17 +228,17 @@ def draw_ranks(edges: np.ndarray, rates: np.ndarray, unit: str, title: str) -> s
     step = next(n for n in _ROUND if n * row / each >= 14)
     for rank in range(0, ranks, step):
         middle = float(frame.place_y((rank + 0.5) / each))
-        body.append(_text(frame.left - 5, middle + 3.5, str(rank), "end"))
+        body.append(write_text(frame.left - 5, middle + 3.5, str(rank), "end"))
     label = "rank" if each == 1 else f"rank; a line is the mean of {each}"
-    body.append(_text(2, 10, label, "start", "small"))
-    body += _axis_x(frame, _choose_ticks(*frame.x, 10), f"time of computing, {unit}")
+    body.append(write_text(2, 10, label, "start", "small"))
+    body += draw_axis(frame, choose_ticks(*frame.x, 10), f"time of computing, {unit}")
     key = frame.bottom + 52
-    body.append(_text(frame.left, key, "0", "start"))
+    body.append(write_text(frame.left, key, "0", "start"))
     for k in range(21):
         body.append(
             f'<rect fill="{shade(k / 20)}" {_box(frame.left + 12 + 8 * k, key - 9, 8, 10)}/>'
         )
-    body.append(_text(frame.left + 186, key, f"{most:.3g} images/s", "start"))
+    body.append(write_text(frame.left + 186, key, f"{most:.3g} images/s", "start"))
     description = (
         f"Images per second of {ranks} ranks over time, from {rates.mean(axis=1).min():.3g} to "
         f"{rates.mean(axis=1).max():.3g} of a rank on average."
@@ -270,25 +270,30 @@ def wrap_chart(
     )
 
 
-def _grid(frame: Frame, ticks: Sequence[tuple[float, str]]) -> Iterable[str]:
+def draw_grid(frame: Frame, ticks: Sequence[tuple[float, str]]) -> Iterable[str]:
+    """Horizontal lines at the ticks (value, text) of the vertical axis."""
     for value, text in ticks:
         y = float(frame.place_y(value))
         yield f'<path class="grid" d="M{frame.left:.1f} {y:.1f}h{frame.width:.1f}"/>'
-        yield _text(frame.left - 5, y + 3.5, text, "end")
+        yield write_text(frame.left - 5, y + 3.5, text, "end")
 
 
-def _axis_x(frame: Frame, ticks: Sequence[tuple[float, str]], label: str) -> list[str]:
+def draw_axis(frame: Frame, ticks: Sequence[tuple[float, str]], label: str) -> list[str]:
+    """The horizontal axis with its ticks (value, text) and what it shows."""
     body = [f'<path class="axis" d="M{frame.left:.1f} {frame.bottom:.1f}h{frame.width:.1f}"/>']
     for value, text in ticks:
         x = float(frame.place_x(value))
         body.append(f'<path class="axis" d="M{x:.1f} {frame.bottom:.1f}v4"/>')
-        body.append(_text(x, frame.bottom + 15, text, "middle"))
+        body.append(write_text(x, frame.bottom + 15, text, "middle"))
     if label:
-        body.append(_text(frame.left + frame.width / 2, frame.bottom + 31, label, "middle", "unit"))
+        body.append(
+            write_text(frame.left + frame.width / 2, frame.bottom + 31, label, "middle", "unit")
+        )
     return body
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
+def write_text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
+    """A text whose anchor is 'start', 'middle' or 'end'; kind: its class in the style sheet."""
     return (
         f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )
@@ -311,16 +316,18 @@ def _points(frame: Frame, x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(f"{px:.1f},{py:.1f}" for px, py in pairs)
 
 
-def _line(kind: str, frame: Frame, x: np.ndarray, y: np.ndarray) -> str:
+def draw_line(kind: str, frame: Frame, x: np.ndarray, y: np.ndarray) -> str:
+    """A line through points (n,), cut at the frame's lower and upper edge."""
     return f'<polyline class="{kind}" points="{_points(frame, x, y)}"/>'
 
 
-def _area(kind: str, frame: Frame, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+def draw_area(kind: str, frame: Frame, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    """The area between two lines over x (n,)."""
     outline = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
     return f'<polygon class="{kind}" points="{_points(frame, *outline)}"/>'
 
 
-def _choose_ticks(
+def choose_ticks(
     low: float, high: float, most: int, whole: bool = False
 ) -> list[tuple[float, str]]:
     """Round values within the range, at most so many, and how they are written; whole numbers."""

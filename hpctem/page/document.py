@@ -100,8 +100,8 @@ def write_campaign(found: Survey, prefix: str) -> tuple[str, Html]:
     return name, tag("main", head, body)
 
 
-def write_page(parts: Sequence[tuple[str, Html]]) -> str:
-    """The document around the parts of all campaigns."""
+def write_page(parts: Sequence[tuple[str, Html]], kind: str = "campaign report") -> str:
+    """The document around its parts, each with its name; kind: what it is, for its title."""
     title = ", ".join(name for name, _ in parts)
     style = resources.files("hpctem.page").joinpath("style.css").read_text(encoding="utf-8")
     head = tag(
@@ -109,7 +109,7 @@ def write_page(parts: Sequence[tuple[str, Html]]) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{title}: campaign report"),
+        tag("title", f"{title}: {kind}"),
         tag("style", Html(style)),
     )
     foot = tag("footer", f"Made by hpctem {hpctem.__version__}.")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hpctem.database.pace import PACE, Look, read_pace, record_pace
 from hpctem.page.agreement import compare, cumulative, density, is_discrete, probabilities
 from hpctem.page.charts import (
-    _choose_ticks,
+    choose_ticks,
     draw_histogram,
     draw_ranks,
     draw_spectra,
@@ -444,8 +444,8 @@ def test_what_differs_between_the_files_of_a_campaign_is_told() -> None:
 
 
 def test_counts_have_whole_ticks_and_large_ones_commas() -> None:
-    assert _choose_ticks(0, 1.6, 5, whole=True) == [(0, "0"), (1, "1")]
-    assert [text for _, text in _choose_ticks(0, 250_000, 5, whole=True)][-1] == "250,000"
+    assert choose_ticks(0, 1.6, 5, whole=True) == [(0, "0"), (1, "1")]
+    assert [text for _, text in choose_ticks(0, 250_000, 5, whole=True)][-1] == "250,000"
 
 
 def test_spectrum_charts_are_whole_and_name_close_reflections_apart() -> None:

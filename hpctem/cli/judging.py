@@ -1,0 +1,262 @@
+"""Commands that judge what was learnt: evaluate, realism."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpctem.cli.command import commands, under_mpi
+from hpctem.cli.learning import FOLDER, BorderParameter, require_tensorflow
+from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParameter
+
+
+@commands.command()
+@click.argument("model", type=FOLDER)
+@click.argument("images", nargs=-1, required=True, metavar="DB|IMAGE...")
+@click.option("-o", "--output", required=True, type=FOLDER, help="New folder.")
+@click.option(
+    "--truth",
+    "truths",
+    multiple=True,
+    metavar="FILE",
+    help="Labels of an image file: positions (.csv) or a mask (.png, .npy); one for each image.",
+)
+@click.option("--where", metavar="SQL", help="Of databases, the condition that images fulfil.")
+@click.option("--part", metavar="NAME", help="Of a subset file, only this part.")
+@click.option("--draw", type=click.IntRange(min=0), help="Of a subset file; 0 without it.")
+@click.option("--rows", type=RowsParameter(), help="Of image files, only these; b not included.")
+@click.option("--frame", type=FrameParameter(), help="Of stacks: one, or all averaged.")
+@click.option(
+    "--pixel-size",
+    type=QuantityParameter("length", "13.4pm"),
+    help="Of image files, instead of what they say.",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="COLUMN[:EDGES]",
+    help="Scores over a column, as defocus or 'defocus:-50,0,50 nm'; several times for several.",
+)
+@click.option(
+    "--radius",
+    type=QuantityParameter("length", "1.5A"),
+    default="1.5 A",
+    show_default=True,
+    help="A found position is a true one within it.",
+)
+@click.option(
+    "--border",
+    type=BorderParameter(),
+    help="Positions as near to the edge do not count; 32px without it, or an eighth of the image.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Probability from which pixels count; as in predict.",
+)
+@click.option(
+    "--apart",
+    type=QuantityParameter("length", "1.85A"),
+    help="Within it is one thing of a class, as --radius of predict; 1.85 A without it.",
+)
+@click.option("--tile", type=click.IntRange(min=8), help="Pixels; by default as in training.")
+@click.option(
+    "--step", type=click.IntRange(min=1), help="Pixels between tiles; a quarter of one by default."
+)
+@click.option("--whole", is_flag=True, help="Each image at once, in no tiles: faster, more memory.")
+@click.option("--no-symmetries", is_flag=True, help="Once as it is, not turned and mirrored: 8 x.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the intervals."
+)
+def evaluate(
+    model: Path,
+    images: tuple[str, ...],
+    output: Path,
+    truths: tuple[str, ...],
+    where: str | None,
+    part: str | None,
+    draw: int | None,
+    rows: tuple[int, int | None] | None,
+    frame: int | str | None,
+    pixel_size: float | None,
+    by: tuple[str, ...],
+    radius: float,
+    border: tuple[float, str] | None,
+    threshold: float | None,
+    apart: float | None,
+    tile: int | None,
+    step: int | None,
+    whole: bool,
+    no_symmetries: bool,
+    seed: int,
+) -> None:
+    """Judge a trained model on images whose truth is known.
+
+    DB is a database or a subset file; IMAGE a micrograph whose labels --truth names. Pixels: F1,
+    precision, recall and IoU of each class, of segmentations beside what needs no network. Defects
+    and atoms: found positions are matched one to one with true ones. All with 95 % intervals. The
+    folder gets evaluation.json, evaluation.html and images.csv. Ranks share the images.
+
+    \b
+    Examples:
+      hpctem evaluate gold test.hdf5 --by dose --by defocus -o judged
+      hpctem evaluate gold subset.json --part validation -o judged
+      mpirun -n 4 hpctem evaluate defects wse2.hdf5 --by 'defocus:-5,0,5 nm' -o judged
+      hpctem evaluate defects mos2.dm3 --rows 528:1024 --truth vacancies.csv --border 32px -o judged
+    """
+
+    def job(communicator: Any) -> None:
+        communicator.on_root(require_tensorflow)
+        require_tensorflow()
+        from hpctem.learning.evaluation import evaluate as evaluate_model
+        from hpctem.learning.evaluation import format_evaluation
+        from hpctem.learning.evaluation_plan import Request
+        from hpctem.learning.inference import Tiling
+        from hpctem.learning.judging import Rules
+        from hpctem.learning.positions import RADIUS
+        from hpctem.learning.prediction import Finding
+        from hpctem.learning.prediction import Request as Looked
+        from hpctem.learning.prediction_sources import Choice
+
+        looked = Looked(
+            model,
+            images,
+            output,
+            Choice(where, part, draw, rows, frame, pixel_size),
+            Tiling(tile, step, whole, not no_symmetries),
+            Finding(threshold, apart or RADIUS),
+        )
+        request = Request(looked, truths, Rules(radius, border), by, seed)
+        report = evaluate_model(request, communicator)
+        if report is not None:
+            click.echo(format_evaluation(report, output))
+
+    under_mpi(job)
+
+
+@commands.command()
+@click.argument("sets", nargs=-1, required=True, metavar="[NAME=]DB|IMAGE,...")
+@click.option(
+    "--experiment",
+    multiple=True,
+    required=True,
+    metavar="IMAGE",
+    help="Micrograph that the sets are compared with; several times for several.",
+)
+@click.option("--rows", type=RowsParameter(), help="Of the experiment, only these.")
+@click.option(
+    "--floor",
+    type=RowsParameter(),
+    help="Other rows of it, whose distance from --rows is the floor; else between their halves.",
+)
+@click.option("--frame", type=FrameParameter(), help="Of stacks: one, or all averaged.")
+@click.option(
+    "--pixel-size",
+    type=QuantityParameter("length", "13.4pm"),
+    help="Of the experiment, instead of what its file says.",
+)
+@click.option("--where", metavar="SQL", help="Of databases, the condition that images fulfil.")
+@click.option("--part", metavar="NAME", help="Of subset files, only this part.")
+@click.option(
+    "--patch",
+    type=click.IntRange(min=64),
+    default=256,
+    show_default=True,
+    help="Pixels a side of what is compared.",
+)
+@click.option(
+    "--patches",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Of each set, cut at random.",
+)
+@click.option(
+    "--lattice",
+    metavar="NAME",
+    help="Crystal (mos2, graphene) or a=3.16A,hexagonal; found in the experiment without it.",
+)
+@click.option("--no-bands", is_flag=True, help="Leave out the power of Bragg spots.")
+@click.option("--median", is_flag=True, help="Compare 3 x 3 medians of all images.")
+@click.option(
+    "--inception",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Weights of Inception v3 without its classifier, for the Frechet Inception distance.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the patches."
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON of all figures."
+)
+def realism(
+    sets: tuple[str, ...],
+    experiment: tuple[str, ...],
+    rows: tuple[int, int | None] | None,
+    floor: tuple[int, int | None] | None,
+    frame: int | str | None,
+    pixel_size: float | None,
+    where: str | None,
+    part: str | None,
+    patch: int,
+    patches: int,
+    lattice: str | None,
+    no_bands: bool,
+    median: bool,
+    inception: Path | None,
+    seed: int,
+    output: Path | None,
+) -> None:
+    """Measure how far sets of images are from an experiment.
+
+    Each set is a database, a subset file or micrographs; the first is the raw simulation, and of
+    the others is told which part of its distance they have closed, down to the floor that parts of
+    the experiment have between them. Histograms (KL divergence), texture (sliced Wasserstein), the
+    power of low frequencies, Bragg spots and what lies between, features of Inception v3 if its
+    weights are given, and whether patches are copies of the experiment.
+
+    \b
+    Examples:
+      hpctem realism raw.hdf5 translated.hdf5 --experiment mos2.dm3 --rows 0:496 --floor 528:1024
+      hpctem realism raw=clean.hdf5 manual=noisy.hdf5 gan=translated.hdf5 --experiment mos2.dm3 \\
+          --lattice mos2 -o realism.json
+      hpctem realism sim.tif --experiment day-a.emd --patch 128 --no-bands
+    """
+
+    def job(communicator: Any) -> None:
+        if inception is not None:
+            communicator.on_root(require_tensorflow)
+            require_tensorflow()
+        from hpctem.learning.comparison import (
+            Request,
+            compare,
+            format_comparison,
+            write_comparison,
+        )
+        from hpctem.learning.image_sets import Choice, Cutting
+
+        request = Request(
+            sets,
+            experiment,
+            Cutting(patch, patches, seed),
+            rows,
+            floor,
+            frame,
+            pixel_size,
+            lattice,
+            not no_bands,
+            inception,
+            median,
+            Choice(where, part),
+        )
+        report = communicator.on_root(
+            lambda: compare(request, lambda text: click.echo(text, err=True))
+        )
+        if communicator.rank == 0:
+            click.echo(format_comparison(report))
+            if output is not None:
+                write_comparison(report, output)
+
+    under_mpi(job)
