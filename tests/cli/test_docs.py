@@ -114,12 +114,16 @@ def write_materials(path: Path) -> None:
 
 @parametrize("shown", ((page, (page, text)) for page, text in blocks("yaml")))
 def test_campaign_files_load(shown: tuple[str, str]) -> None:
-    """A whole campaign as it stands, a part of one in the place of that of a whole one."""
-    from hpctem.config import check_config
+    """A whole file as it stands, a part of a campaign in the place of that of a whole one."""
+    from hpctem.config import check_config, check_sections
+    from hpctem.learning.training_file import MODELS
     from hpctem.marked_yaml import parse_yaml
 
     page, text = shown
     part = yaml.safe_load(text)
+    if "training" in part:
+        check_sections(parse_yaml(text, "docs"), MODELS[part["training"]["kind"]])
+        return
     if "campaign" not in part:
         whole = ROOT / "configs" / COMPLETED_BY.get(page, "quickstart.yaml")
         text = yaml.safe_dump(merge(yaml.safe_load(whole.read_text()), part), sort_keys=False)
