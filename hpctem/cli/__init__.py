@@ -6,11 +6,21 @@ import sys
 
 import click
 
-from hpctem.cli import curation, inspection, machine, micrographs, simulation
+from hpctem.cli import curation, inspection, judging, learning, machine, micrographs, simulation
 from hpctem.cli.command import commands
 from hpctem.errors import HpctemError
 
-__all__ = ["commands", "curation", "inspection", "machine", "main", "micrographs", "simulation"]
+__all__ = [
+    "commands",
+    "curation",
+    "inspection",
+    "judging",
+    "learning",
+    "machine",
+    "main",
+    "micrographs",
+    "simulation",
+]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from hpctem.learning.cyclegan import CycleGan
 from hpctem.learning.cyclegan_networks import build_networks, build_optimiser
 from hpctem.learning.cyclegan_patches import DOMAINS, Samplers
 from hpctem.learning.losses import SpectrumScale
-from hpctem.learning.transport import Transport, open_transport
+from hpctem.learning.transport import Transport, open_transport, require_equal
 from hpctem.parallel import Communicator, abort_on_error, world
 from hpctem.sections.training import CycleganConfig
 
@@ -29,9 +29,10 @@ CONFIG = CycleganConfig.model_validate(
 )
 
 
-def make_task(transport: Transport) -> CycleGan:
+def make_task(transport: Transport, levels: int = 3) -> CycleGan:
     """A small CycleGAN as it begins."""
-    networks = build_networks(CONFIG)
+    section = CONFIG.generator.model_copy(update={"levels": levels})
+    networks = build_networks(CONFIG.model_copy(update={"generator": section}))
     none = np.zeros((1, SIDE, SIDE, 1), np.float32)
     scales = dict.fromkeys(DOMAINS, SpectrumScale(-3.0, 2.0))
     optimiser = build_optimiser(CONFIG, networks)
@@ -61,6 +62,9 @@ def main() -> None:
         keras.utils.set_random_seed(communicator.rank)  # what ranks begin with must not matter
         task = make_task(transport)
         own = transport.average(task.find_gradients(*draw_batch(BATCH, communicator.rank))[0])
+        task.set_rate(1e-3)
+        task._learn_batch(*draw_batch(BATCH, communicator.rank))
+        require_equal(transport, communicator, list(task.variables().values()))
         if communicator.rank:
             return
         alone = make_task(Transport("single", Communicator(), tf.identity))

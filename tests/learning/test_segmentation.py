@@ -1,0 +1,337 @@
+"""Segmentation as it is trained: batches alike on one rank and two, validation counted right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hpctem.errors import ConfigError
+from hpctem.learning.history import read_history
+from hpctem.learning.model_folder import open_model
+from hpctem.learning.runs import Trained, open_lesson, train_model
+from hpctem.learning.segmentation import HALF, Segmentation, _build_optimiser, score_pixels
+from hpctem.learning.training_file import TrainingFile, read_training
+from hpctem.learning.transport import Transport, open_transport
+from hpctem.parallel import Communicator
+
+TEXT = """
+training: {{name: model, kind: segmentation, seed: 7, description: A test, licence: CC0}}
+data: {{databases: [{database}], validation: 0.25}}
+target:
+  classes: {{particle: instances}}
+network: {{name: unet_resnet18, width: 2, dropout: {dropout}}}
+optimiser: {{learning_rate: 1e-2}}
+schedule: {{epochs: 2, batch: 4{schedule}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def alone() -> Transport:
+    return open_transport(Communicator(), "single")
+
+
+def write_training(
+    folder: Path, database: Path, dropout: float = 0.1, schedule: str = "", text: str = TEXT
+) -> TrainingFile:
+    path = folder / "training.yaml"
+    path.write_text(text.format(database=database, dropout=dropout, schedule=schedule))
+    return read_training(path, "segmentation")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    small_database: Path, alone: Transport, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainingFile, Trained]:
+    folder = tmp_path_factory.mktemp("trained")
+    file = write_training(folder, small_database)
+    return file, train_model(file, folder / "model", alone)
+
+
+def test_a_training_leaves_a_model_that_predicts_as_it_did(
+    trained: tuple[TrainingFile, Trained], alone: Transport
+) -> None:
+    """The opened model reaches the validation scores that were recorded."""
+    file, done = trained
+    history = read_history(done.folder)
+    assert done.end == "trained" and [row["epoch"] for row in history] == [1, 2]
+    assert history[1]["loss"] < history[0]["loss"]
+    best = min(history, key=lambda row: row["val_loss"])
+    assert {name: best[name] for name in done.metrics} == dict(done.metrics)
+    model = open_model(done.folder)
+    assert (model.kind, model.classes, model.shape) == ("segmentation", ("particle",), (64, 64))
+    assert model.facts["licence"] == "CC0" and model.config == file.config
+    assert model.pixel_sizes == pytest.approx((0.25, 0.25))
+    network = model.network()
+    lesson = open_lesson(file, alone)
+    task: Any = lesson.task
+    for weight, value in zip(task.network.weights, network.weights, strict=True):
+        weight.assign(value)
+    assert task.validate()["loss"] == pytest.approx(best["val_loss"], rel=1e-6)
+    assert model.facts["rows"] == dict(lesson.rows)
+    for name in ("card.md", "training.yaml", "steps.csv", "samples/epoch-0002.png"):
+        assert (done.folder / name).stat().st_size > 0
+    assert (done.folder / "samples/epoch-0001.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_model_is_left_alone(
+    trained: tuple[TrainingFile, Trained], alone: Transport
+) -> None:
+    file, done = trained
+    before = {path: path.stat().st_mtime_ns for path in done.folder.rglob("*")}
+    again = train_model(file, done.folder, alone)
+    assert (again.end, again.metrics, again.epochs) == ("found", done.metrics, 2)
+    assert {path: path.stat().st_mtime_ns for path in done.folder.rglob("*")} == before
+
+
+def test_another_config_is_refused_with_the_difference(
+    trained: tuple[TrainingFile, Trained], alone: Transport, small_database: Path, tmp_path: Path
+) -> None:
+    _, done = trained
+    text = TEXT.replace("1e-2", "2e-2").replace("A test", "Other words")
+    other = write_training(tmp_path, small_database, text=text)
+    with pytest.raises(ConfigError, match=r"optimiser.learning_rate: 0.01 then, 0.02 now") as told:
+        train_model(other, done.folder, alone)
+    assert "description" not in str(told.value)
+
+
+def test_other_rows_are_refused(
+    trained: tuple[TrainingFile, Trained], alone: Transport, small_database: Path, tmp_path: Path
+) -> None:
+    """The digests of the rows decide, where the training file is the same."""
+    import json
+    import shutil
+
+    file, done = trained
+    folder = tmp_path / "model"
+    shutil.copytree(done.folder, folder)
+    (folder / "model.json").unlink()
+    run = json.loads((folder / "run.json").read_text())
+    run["rows"]["training rows"] = "0" * 32
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ConfigError, match=r"rows.training rows: 0000"):
+        train_model(file, folder, alone)
+
+
+def test_a_folder_of_something_else_is_not_touched(
+    trained: tuple[TrainingFile, Trained], alone: Transport, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not the folder of a training"):
+        train_model(trained[0], tmp_path, alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_validation_is_that_of_all_pixels_together(
+    small_database: Path, alone: Transport, tmp_path: Path
+) -> None:
+    """Against sums over every held-out pixel in NumPy: no mean of means, whatever the batch."""
+    file = write_training(tmp_path, small_database)
+    task: Any = open_lesson(file, alone).task
+    images, truth = (np.concatenate(p) for p in zip(*task._validation(), strict=True))
+    assert len(images) == 8
+    logits = task.network(images, training=False).numpy().astype(float)
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    entropy = -np.log(np.take_along_axis(p, truth[..., None].astype(int), axis=-1)).mean()
+    ratios = []
+    for k in (0, 1):
+        hit, false, missed = p[truth == k, k].sum(), p[truth != k, k].sum(), 0.0
+        missed = (1 - p[truth == k, k]).sum()
+        ratios.append(hit / (hit + (false + missed) / 2))
+    found = (p[..., 1] > p[..., 0]).astype(int)
+    tp, fp, fn = (int(x.sum()) for x in (found & truth, found & (1 - truth), (1 - found) & truth))
+    told = task.validate()
+    assert told["loss"] == pytest.approx(entropy + 1 - np.mean(ratios), rel=1e-5)
+    assert told["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn), rel=1e-12)
+    assert told["iou"] == pytest.approx(tp / (tp + fp + fn), rel=1e-12)
+    assert told["precision"] == pytest.approx(tp / (tp + fp), rel=1e-12)
+    assert told["recall"] == pytest.approx(tp / (tp + fn), rel=1e-12)
+
+
+def test_scores_of_several_classes_have_their_names() -> None:
+    confusion = np.array([[50, 2, 0], [3, 20, 1], [4, 5, 15]])
+    told = score_pixels(confusion, ("metal", "vacancy"))
+    assert told["recall_metal"] == 20 / 24 and told["precision_vacancy"] == 15 / 16
+    # A pixel of any class found as any class is right in the score of all.
+    assert told["recall"] == 41 / 48 and told["precision"] == 41 / 43
+
+
+def make_task(alone: Transport, network: keras.Model, loss: str = "cross_entropy") -> Segmentation:
+    optimiser = keras.optimizers.Adam()
+    optimiser.build(network.trainable_variables)
+    return Segmentation(network, optimiser, alone, ("particle",), loss, seed=5)
+
+
+def make_batch(seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
+    generator = np.random.default_rng(seed)
+    images = generator.normal(size=(2, 16, 16, 1)).astype(np.float32)
+    return tf.constant(images), tf.constant((images[..., 0] > 0.5).astype(np.uint8))
+
+
+def make_dropping() -> keras.Model:
+    images = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(4, 1, kernel_initializer=keras.initializers.GlorotUniform(1))(images)
+    x = keras.layers.Dropout(0.5, seed=3)(x)
+    start = keras.initializers.GlorotUniform(2)
+    return keras.Model(images, keras.layers.Conv2D(2, 1, kernel_initializer=start)(x))
+
+
+def test_dropout_follows_from_the_step_alone(alone: Transport) -> None:
+    """So that a resumed training leaves out what the uninterrupted one did."""
+    losses = {}
+    for name, drawn in (("whole", 0), ("resumed", 11)):
+        task = make_task(alone, make_dropping())
+        task.set_rate(0.0)
+        for state in task._draws:
+            state.assign(np.array([1, drawn], np.uint32))  # as if something else had drawn
+        losses[name] = [float(task.train_step(make_batch())["loss"]) for _ in range(4)]
+    assert losses["whole"] == losses["resumed"]
+    assert len(set(losses["whole"])) == 4  # every step leaves out something else
+    # Taken up at step 2 it draws as in step 2.
+    task = make_task(alone, make_dropping())
+    task.set_rate(0.0)
+    task.variables()["steps"].assign(2)
+    assert float(task.train_step(make_batch())["loss"]) == losses["whole"][2]
+
+
+def test_the_first_step_is_that_of_adam(alone: Transport) -> None:
+    """Each weight moves by the rate against the sign of its gradient (Kingma and Ba 2015)."""
+    images = keras.Input((None, None, 1))
+    network = keras.Model(images, keras.layers.Conv2D(2, 1)(images))
+    task = make_task(alone, network)
+    before = [weight.numpy() for weight in network.weights]
+    batch = make_batch()
+    with tf.GradientTape() as tape:
+        logits = network(batch[0])
+        one_hot = tf.one_hot(tf.cast(batch[1], tf.int32), 2)
+        loss = -tf.reduce_mean(tf.reduce_sum(one_hot * tf.nn.log_softmax(logits), axis=-1))
+    gradients = tape.gradient(loss, [weight.value for weight in network.weights])
+    task.set_rate(0.125)
+    told = task.train_step(batch)
+    assert float(told["loss"]) == pytest.approx(float(loss), rel=1e-6)
+    for weight, old, gradient in zip(network.weights, before, gradients, strict=True):
+        step = (weight.numpy() - old) / -0.125
+        assert np.allclose(step, np.sign(gradient), atol=1e-4)
+
+
+def test_mixed_precision_is_that_of_layers_alone(
+    small_database: Path, alone: Transport, tmp_path: Path
+) -> None:
+    file = write_training(tmp_path, small_database, schedule=", mixed_precision: true")
+    task: Any = open_lesson(file, alone).task
+    assert keras.config.dtype_policy().name == "float32"  # as it was before
+    layers = {layer.compute_dtype for layer in task.network.layers}
+    assert layers == {"float16", "float32"}
+    assert {weight.dtype for weight in task.network.weights} == {"float32"}
+    assert task.network.output.dtype == "float32"
+    # The scale of the losses is among what checkpoints keep.
+    scalars = [v for v in task.variables().values() if len(v.shape) == 0]
+    scales = [v for v in scalars if float(v) == 2**15]
+    assert len(scales) == 1
+
+
+def test_mixed_precision_learns_as_float32_does(alone: Transport) -> None:
+    losses = []
+    for mixed in (True, False):
+        dtype = HALF if mixed else "float32"
+        images = keras.Input((None, None, 1))
+        x = images
+        for filters, kind in ((4, dtype), (2, "float32")):
+            start = keras.initializers.GlorotUniform(filters)
+            x = keras.layers.Conv2D(filters, 1, kernel_initializer=start, dtype=kind)(x)
+        network = keras.Model(images, x)
+        optimiser = _build_optimiser(network, mixed)
+        task = Segmentation(network, optimiser, alone, ("particle",), "cross_entropy", seed=5)
+        task.set_rate(0.05)
+        losses.append([float(task.train_step(make_batch())["loss"]) for _ in range(6)])
+    # 16 bit keep three digits; the loss falls with them as it does without.
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+    assert losses[0] != losses[1] and losses[0][5] < 0.9 * losses[0][0]
+
+
+def test_what_a_batch_is_made_of_can_be_told(
+    small_database: Path, alone: Transport, tmp_path: Path
+) -> None:
+    """The rows saved beside a batch that ends in NaN are those of its images."""
+    text = TEXT + "augmentation: {{rotations: false, flips: false}}\n"
+    file = write_training(tmp_path, small_database, text=text)
+    lesson = open_lesson(file, alone)
+    batches = list(lesson.feed_of(1, 3))
+    told = lesson.explain(1, 3)
+    assert told["positions"].tolist() == [12, 13, 14, 15]
+    from hpctem.collection.collection import open_collection
+    from hpctem.learning.preparation import prepare_row
+
+    images = open_collection(small_database)
+    for image, row, database in zip(batches[0][0], told["rows"], told["databases"], strict=True):
+        assert Path(database) == small_database
+        [place] = np.flatnonzero(images.rows == row)
+        expected = prepare_row(images, int(place), lesson.kept.prepares["image"])
+        assert np.allclose(image[..., 0], expected, atol=1e-6)
+
+
+def test_sides_that_the_network_cannot_halve_are_refused(
+    small_database: Path, alone: Transport, tmp_path: Path
+) -> None:
+    text = TEXT.replace("validation: 0.25", "validation: 0.25, patch: 36")
+    file = write_training(tmp_path, small_database, text=text)
+    with pytest.raises(ConfigError, match=r"multiples of 8 pixels.* 36 x 36: give data.patch, at"):
+        open_lesson(file, alone)
+
+
+RANKS = """
+import sys
+from pathlib import Path
+import numpy as np
+from hpctem.learning.runs import open_lesson
+from hpctem.learning.training_file import read_training
+from hpctem.learning.transport import open_transport
+from hpctem.parallel import world
+
+ranks = world()
+lesson = open_lesson(read_training(sys.argv[1], "segmentation"), open_transport(ranks, "horovod"))
+batch = next(iter(lesson.feed_of(0, 0)))
+loss, right, gradients = lesson.task.differentiate(*batch)
+told = lesson.task.validate()
+losses = ranks.gather(float(loss))
+if ranks.rank == 0:
+    moving = [weight.numpy() for weight in lesson.task.network.non_trainable_weights]
+    parts = {f"gradient_{k:03d}": part.numpy() for k, part in enumerate(gradients)}
+    parts |= {f"moving_{k:03d}": part for k, part in enumerate(moving)}
+    np.savez("told.npz", losses=losses, val_loss=told["loss"], val_f1=told["f1"], **parts)
+"""
+
+
+def test_two_ranks_differentiate_as_one_with_the_double_batch(
+    run_mpi: Any, small_database: Path, alone: Transport, tmp_path: Path
+) -> None:
+    """Through network, synchronised normalisation, summed F1 counts, feed and augmentation."""
+    text = TEXT + "augmentation: {{noise: 0.05, scaling: 0.1}}\n"
+    double = write_training(tmp_path, small_database, dropout=0.0, text=text)
+    write_training(tmp_path, small_database, 0.0, text=text.replace("batch: 4", "batch: 2"))
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = (sys.executable, "ranks.py", "training.yaml")
+    done = run_mpi(2, *command, cwd=tmp_path, timeout=400)
+    assert done.returncode == 0, done.stderr
+    lesson = open_lesson(double, alone)
+    task: Any = lesson.task
+    loss, _, gradients = task.differentiate(*next(iter(lesson.feed_of(0, 0))))
+    with np.load(tmp_path / "told.npz") as told:
+        # Each rank has the mean cross entropy of its own half, and the F1 of both.
+        assert told["losses"].mean() == pytest.approx(float(loss), rel=1e-6)
+        assert len(set(told["losses"])) == 2
+        largest = max(float(np.abs(part).max()) for part in gradients)
+        for k, part in enumerate(gradients):
+            # Float precision: of the sums that make a gradient, which are not smaller than it.
+            assert np.allclose(told[f"gradient_{k:03d}"], part, rtol=1e-4, atol=2e-6 * largest)
+        for k, weight in enumerate(task.network.non_trainable_weights):
+            assert np.allclose(told[f"moving_{k:03d}"], weight.numpy(), rtol=1e-5, atol=1e-7)
+        # What is held out is counted over both ranks, each image once.
+        scores = task.validate()
+        assert told["val_loss"] == pytest.approx(scores["loss"], rel=1e-5)
+        assert told["val_f1"] == pytest.approx(scores["f1"], rel=1e-3)
