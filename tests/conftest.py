@@ -1,17 +1,28 @@
 """What every test shares: one thread per process, markers by folder, an mpirun that works here.
 
+Also how the processes of pytest-xdist get on: their order, what they make once, who runs alone.
+
 Imports only what every machine has, so that tests/gpu also runs where little else is installed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_campaigns import SMALL, SMALL_STEM, simulate
 
 from hpctem.examinations import find_launcher
 
@@ -28,12 +39,16 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    # Ranks that wait leave their core to what runs beside them.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
 }
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 TESTS = Path(__file__).parent
 NEVER_SKIPPED = ("mpi", "learning")
+# Long tests first, so that short ones fill the end; TensorFlow is loaded after those that fork.
+FOLDERS = ("mpi", "faults", "cli", "physics", "unit", "gpu", "learning")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 try:
@@ -47,11 +62,102 @@ else:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything under tests/mpi, learning and gpu, so that no file can forget to."""
+    """Mark everything under tests/mpi, learning and gpu, so that no file can forget to; sort."""
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if folder in ("mpi", "learning", "gpu"):
+        if (folder := folder_of(item)) in ("mpi", "learning", "gpu"):
             item.add_marker(folder)
+    places = {folder: place for place, folder in enumerate(FOLDERS)}
+    items.sort(key=lambda item: (not is_alone(item), places.get(folder_of(item), len(FOLDERS))))
+
+
+def folder_of(item: pytest.Item) -> str:
+    """The folder under tests/ that holds the test; nothing for a test from elsewhere."""
+    return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+
+
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def find_common_folder(config: pytest.Config) -> Path | None:
+    """The folder that the processes of pytest-xdist share; None where one runs all tests."""
+    return Path(config.option.basetemp).parent if hasattr(config, "workerinput") else None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+ROOM = pytest.StashKey[IO[str]]()
+KEPT = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (common := find_common_folder(config)) is not None:
+        config.stash[ROOM] = open(common / "room.lock", "w")  # closed when the process ends
+        config.stash[KEPT] = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[bool]:
+    """A test marked `alone` runs while no other process runs one; all others side by side.
+
+    Who waits for the room holds the door, so that nobody enters before; a process keeps the room
+    for the next of its tests that is alone.
+    """
+    if (common := find_common_folder(item.config)) is None:
+        return (yield)
+    room, alone = item.config.stash[ROOM], is_alone(item)
+    if not item.config.stash[KEPT]:
+        with locked(common / "door.lock"):
+            fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        return (yield)
+    finally:
+        kept = alone and nextitem is not None and is_alone(nextitem)
+        item.config.stash[KEPT] = kept
+        if not kept:
+            fcntl.flock(room, fcntl.LOCK_UN)
+
+
+@pytest.fixture(scope="session")
+def make_once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder that the first process to ask for it fills: `make_once("small", fill)`."""
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        common = find_common_folder(request.config)
+        if common is None:
+            folder = tmp_path_factory.mktemp(name)
+            fill(folder)
+            return folder
+        folder, made = common / name, common / f"{name}.made"
+        with locked(common / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(make_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The finished database of the small campaign; tests only read it, all processes at once."""
+    return make_once("small", lambda folder: simulate(SMALL, folder)) / "small.hdf5"
+
+
+@pytest.fixture(scope="session")
+def small_stem(make_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The same of the small STEM campaign."""
+    folder = make_once("small_stem", lambda folder: simulate(SMALL_STEM, folder))
+    return folder / "small_stem.hdf5"
 
 
 @functools.cache
@@ -99,7 +205,7 @@ def fail_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     report.longrepr = f"CI=true and a test of MPI or learning was skipped: {reason}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_mpi() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command at n ranks: `run_mpi(2, sys.executable, "script.py", timeout=60)`.
 

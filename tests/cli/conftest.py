@@ -1,16 +1,16 @@
-"""What the tests of the command line share: ways to run it, a small database of each technique."""
+"""What the tests of the command line share: ways to run it, campaigns and databases to change."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_campaigns import write_campaign
 
-SMALL = Path(__file__).parents[1] / "small.yaml"
-SMALL_STEM = SMALL.with_name("small_stem.yaml")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -45,23 +45,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     return run
 
 
-@pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished database of the small campaign; tests do not change it."""
-    folder = tmp_path_factory.mktemp("small")
-    done = hpctem("simulate", SMALL, folder=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "small.hdf5"
-
-
-@pytest.fixture(scope="session")
-def small_stem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished database of the small STEM campaign, its contact sheet beside it."""
-    folder = tmp_path_factory.mktemp("small_stem")
-    done = hpctem("simulate", SMALL_STEM, folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert "complete and verified" in done.stdout
-    return folder / "small_stem.hdf5"
+@pytest.fixture
+def copy(small: Path, tmp_path: Path) -> Path:
+    """A copy of the small database for jobs to work on, with its journals."""
+    shutil.copytree(f"{small}.journal", tmp_path / "copy.hdf5.journal")
+    return Path(shutil.copy(small, tmp_path / "copy.hdf5"))
 
 
 @pytest.fixture
@@ -69,12 +57,6 @@ def variant(tmp_path: Path) -> Callable[..., Path]:
     """The small campaign with texts replaced, as a file: `variant(("old", "new"), ...)`."""
 
     def write(*changes: tuple[str, str], name: str = "variant.yaml") -> Path:
-        text = SMALL.read_text()
-        for old, new in changes:
-            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {SMALL}"
-            text = text.replace(old, new)
-        path = tmp_path / name
-        path.write_text(text)
-        return path
+        return write_campaign(tmp_path, *changes, name=name)
 
     return write

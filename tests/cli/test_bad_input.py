@@ -83,10 +83,10 @@ CASES: dict[str, tuple[list[tuple[str, str]], str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_mistake_has_one_clear_error(
-    name: str, run: Callable, variant: Callable, tmp_path: Path
+    name: str, call: Callable, variant: Callable, tmp_path: Path
 ) -> None:
     changes, words = CASES[name]
-    done = run("simulate", variant(*changes))
+    done = call("simulate", variant(*changes))
     assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error:") == 1
@@ -95,25 +95,27 @@ def test_each_mistake_has_one_clear_error(
 
 
 def test_an_unreadable_crystal_file_is_named_with_the_reason(
-    run: Callable, variant: Callable, tmp_path: Path
+    call: Callable, variant: Callable, tmp_path: Path
 ) -> None:
     (tmp_path / "gold.cif").write_text("data_gold\n_cell_length_a about four\n")
-    done = run("simulate", variant((AU, "crystal: {file: gold.cif}")))
+    done = call("simulate", variant((AU, "crystal: {file: gold.cif}")))
     assert done.returncode == 2 and "gold.cif" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_file_that_is_no_text_is_refused(
-    run: Callable, variant: Callable, tmp_path: Path
+    call: Callable, variant: Callable, tmp_path: Path
 ) -> None:
     (tmp_path / "gold.cif").write_bytes(b"\xff\xfe\x00\x01")
-    done = run("simulate", variant((AU, "crystal: {file: gold.cif}")))
+    done = call("simulate", variant((AU, "crystal: {file: gold.cif}")))
     assert done.returncode == 2 and "gold.cif is no text file" in done.stderr
 
 
 @pytest.mark.parametrize("target", ["nowhere/x", ".", "/proc/x"])
-def test_an_output_that_cannot_be_written_is_named(target: str, run: Callable, small: Path) -> None:
+def test_an_output_that_cannot_be_written_is_named(
+    target: str, call: Callable, small: Path
+) -> None:
     for command in (["atoms", small, 0, "-o", target], ["preview", SMALL, "-n", 1, "-o", target]):
-        done = run(*command)
+        done = call(*command)
         assert done.returncode == 1 and target in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
 
@@ -145,26 +147,26 @@ def test_a_crystal_file_gives_the_structures_of_its_lattice(
 
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\x89HDF\r\n\x1a\n" + bytes(500)])
 def test_a_file_that_is_no_database_is_refused(
-    content: bytes, run: Callable, tmp_path: Path
+    content: bytes, call: Callable, tmp_path: Path
 ) -> None:
     (tmp_path / "x.hdf5").write_bytes(content)
     for command in (["info", "x.hdf5"], ["verify", "x.hdf5"], ["simulate", SMALL, "-o", "x.hdf5"]):
-        done = run(*command)
+        done = call(*command)
         assert done.returncode == 1 and "x.hdf5" in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     assert (tmp_path / "x.hdf5").read_bytes() == content
 
 
-def test_a_foreign_hdf5_file_is_refused(run: Callable, tmp_path: Path) -> None:
+def test_a_foreign_hdf5_file_is_refused(call: Callable, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.hdf5", "w") as file:
         file["data"] = 1
-    done = run("simulate", SMALL, "-o", "x.hdf5")
+    done = call("simulate", SMALL, "-o", "x.hdf5")
     assert done.returncode == 1 and "hpctem did not write it" in done.stderr
 
 
-def test_a_truncated_database_is_refused(run: Callable, small: Path, tmp_path: Path) -> None:
+def test_a_truncated_database_is_refused(call: Callable, small: Path, tmp_path: Path) -> None:
     (tmp_path / "x.hdf5").write_bytes(small.read_bytes()[:100000])
-    done = run("info", "x.hdf5")
+    done = call("info", "x.hdf5")
     assert done.returncode == 1 and "truncated" in done.stderr
 
 
@@ -180,15 +182,15 @@ def test_a_truncated_database_is_refused(run: Callable, small: Path, tmp_path: P
         (["preview", SMALL, "-n", "0"], "0 is not in the range"),
     ],
 )
-def test_bad_usage_is_told(arguments: list, words: str, run: Callable) -> None:
-    done = run(*arguments)
+def test_bad_usage_is_told(arguments: list, words: str, call: Callable) -> None:
+    done = call(*arguments)
     assert done.returncode == 2 and words in done.stderr, done.stderr
 
 
-def test_cuda_that_is_absent_is_told(run: Callable) -> None:
+def test_cuda_that_is_absent_is_told(call: Callable) -> None:
     if find_gpu() == "":
         pytest.skip("this machine has a GPU")
-    done = run("simulate", SMALL, "--device", "cuda")
+    done = call("simulate", SMALL, "--device", "cuda")
     assert done.returncode == 2 and "cuda" in done.stderr.lower(), done.stderr
     assert "Traceback" not in done.stderr
 

@@ -26,6 +26,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
 
 
+@pytest.mark.alone
 def test_plan_says_what_simulate_does(run, variant):
     """Bytes exactly, the rate within a factor that leaving out the phonons would exceed."""
     path = variant(*HEAVIER)
@@ -44,6 +45,7 @@ def test_plan_says_what_simulate_does(run, variant):
     assert (plan["structures"], plan["images"], plan["segments"]) == (20, 80, 20)
 
 
+@pytest.mark.alone
 def test_plan_of_stem_says_what_simulate_does(run, tmp_path):
     path = tmp_path / "small_stem.yaml"
     path.write_text(SMALL_STEM.read_text().replace("structures: 6", "structures: 20"))

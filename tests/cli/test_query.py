@@ -33,8 +33,8 @@ def doses(small: Path) -> np.ndarray:
         return file["entry/metadata/dose"][()]
 
 
-def show(run: Run, *arguments: object) -> str:
-    done = run("query", *arguments)
+def show(call: Run, *arguments: object) -> str:
+    done = call("query", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -56,14 +56,14 @@ def on_terminal(*arguments: object) -> str:
     return text.decode()
 
 
-def test_count_is_a_number(run: Run, small: Path, doses: np.ndarray) -> None:
-    assert show(run, small, "--count") == "24\n"
-    found = show(run, small, "--where", "dose > 500", "--count")
+def test_count_is_a_number(call: Run, small: Path, doses: np.ndarray) -> None:
+    assert show(call, small, "--count") == "24\n"
+    found = show(call, small, "--where", "dose > 500", "--count")
     assert int(found) == np.count_nonzero(doses > 500) > 0
 
 
-def test_the_table_is_aligned_and_has_units(run: Run, small: Path, doses: np.ndarray) -> None:
-    lines = show(run, small, "--where", "dose > 500 AND energy > '100 keV'").splitlines()
+def test_the_table_is_aligned_and_has_units(call: Run, small: Path, doses: np.ndarray) -> None:
+    lines = show(call, small, "--where", "dose > 500 AND energy > '100 keV'").splitlines()
     names, units, *rows, last = lines
     assert names.split()[:3] == ["row", "dose", "energy"]
     assert units.split()[:2] == ["[electron/angstrom^2]", "[eV]"]
@@ -74,8 +74,8 @@ def test_the_table_is_aligned_and_has_units(run: Run, small: Path, doses: np.nda
     assert last == f"{len(chosen)} images"
 
 
-def test_order_columns_and_limit(run: Run, small: Path) -> None:
-    text = show(run, small, "--order", "mean DESC", "--limit", 5, "--columns", "row, mean")
+def test_order_columns_and_limit(call: Run, small: Path) -> None:
+    text = show(call, small, "--order", "mean DESC", "--limit", 5, "--columns", "row, mean")
     rows = [line.split() for line in text.splitlines()[1:-1]]
     assert text.splitlines()[-1] == "the first 5 of 24 images"
     with h5py.File(small) as file:
@@ -90,9 +90,8 @@ def test_a_terminal_gets_the_first_twenty(small: Path) -> None:
     assert len(on_terminal(small, "--limit", 22).splitlines()) == 2 + 22 + 1
 
 
-def test_csv_is_read_back_equal(run: Run, small: Path) -> None:
-    text = show(run, small, "--csv", "--where", "dose > 500")
-    # run() reads text with universal line ends; the bytes are looked at below.
+def test_csv_is_read_back_equal(call: Run, small: Path) -> None:
+    text = show(call, small, "--csv", "--where", "dose > 500")
     with hpctem.open(small) as collection:
         found = collection.where("dose > 500")
         table = list(csv.DictReader(io.StringIO(text)))
@@ -109,20 +108,20 @@ def test_csv_is_read_back_equal(run: Run, small: Path) -> None:
     assert raw.startswith(b"row,dose\r\n0,400.0\r\n1,1600.0\r\n") and raw.count(b"\n") == 25
 
 
-def test_json_is_an_array_of_objects(run: Run, small: Path) -> None:
-    table = json.loads(show(run, small, "--json", "--where", "dose > 500"))
+def test_json_is_an_array_of_objects(call: Run, small: Path) -> None:
+    table = json.loads(show(call, small, "--json", "--where", "dose > 500"))
     with hpctem.open(small) as collection:
         found = collection.where("dose > 500")
         assert set(table[0]) == set(collection.columns)
         assert [row["defocus"] for row in table] == found.column("defocus").tolist()
-    few = show(run, small, "--json", "--limit", 2, "--columns", "row,dose")
+    few = show(call, small, "--json", "--limit", 2, "--columns", "row,dose")
     assert few == '[\n{"row": 0, "dose": 400.0},\n{"row": 1, "dose": 1600.0}\n]\n'
-    assert show(run, small, "--json", "--where", "dose < 0") == "[]\n"
+    assert show(call, small, "--json", "--where", "dose < 0") == "[]\n"
 
 
-def test_histograms_count_every_image(run: Run, small: Path) -> None:
+def test_histograms_count_every_image(call: Run, small: Path) -> None:
     def counts(name: str) -> tuple[str, list[tuple[str, int]]]:
-        head, *lines = show(run, small, "--hist", name).splitlines()
+        head, *lines = show(call, small, "--hist", name).splitlines()
         cells = [line.rstrip("█ ").rsplit(None, 1) for line in lines]
         return head, [(label.strip(), int(count)) for label, count in cells]
 
@@ -159,25 +158,25 @@ def test_no_value_falls_out_of_a_histogram(values: list[float]) -> None:
     assert len({label for label, _ in bins}) == len(bins)
 
 
-def test_bars_are_as_long_as_the_counts(run: Run, small: Path) -> None:
-    lines = show(run, small, "--hist", "particles_placed").splitlines()[1:]
+def test_bars_are_as_long_as_the_counts(call: Run, small: Path) -> None:
+    lines = show(call, small, "--hist", "particles_placed").splitlines()[1:]
     found = [(int(line.split()[1]), line.count("█")) for line in lines]
     most = max(count for count, _ in found)
     assert all(bar == round(40 * count / most) for count, bar in found)
 
 
-def test_several_files_are_one(run: Run, small: Path, variant, tmp_path: Path) -> None:
+def test_several_files_are_one(call: Run, small: Path, variant, tmp_path: Path) -> None:
     """Two campaigns with the same structures and other defoci."""
     other = variant(("name: small", "name: other"), ("std: 5 nm", "std: 9 nm"))
-    assert run("simulate", other, "--limit", 2).returncode == 0
+    assert call("simulate", other, "--limit", 2).returncode == 0
     files = (small, tmp_path / "other.hdf5")
-    assert show(run, *files, "--count") == "32\n"
-    text = show(run, *files, "--json", "--columns", "campaign,database,row", "--where", "row = 1")
+    assert show(call, *files, "--count") == "32\n"
+    text = show(call, *files, "--json", "--columns", "campaign,database,row", "--where", "row = 1")
     assert json.loads(text) == [
         {"campaign": "small", "database": "small.hdf5", "row": 1},
         {"campaign": "other", "database": "other.hdf5", "row": 1},
     ]
-    table = show(run, *files, "--where", "campaign = 'other'", "--limit", 1).splitlines()
+    table = show(call, *files, "--where", "campaign = 'other'", "--limit", 1).splitlines()
     assert table[0].split()[:2] == ["database", "row"] and table[2].split()[:2] == [
         "other.hdf5",
         "0",
@@ -220,12 +219,12 @@ def test_what_cannot_be_meant_ends_with_two_and_a_sentence(
     assert out == "" and words in err and "Traceback" not in err
 
 
-def test_what_is_no_database_ends_with_one(run: Run, tmp_path: Path) -> None:
+def test_what_is_no_database_ends_with_one(call: Run, tmp_path: Path) -> None:
     (tmp_path / "text.hdf5").write_text("hello")
     for name in ("text.hdf5", "missing.hdf5"):
-        done = run("query", name, "--count")
+        done = call("query", name, "--count")
         assert done.returncode == 1 and name in done.stderr and "Traceback" not in done.stderr
-    assert run("query").returncode == 2
+    assert call("query").returncode == 2
 
 
 def test_an_output_that_is_closed_early_is_no_error(small: Path) -> None:

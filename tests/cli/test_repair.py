@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from hpctem.database.reader import open_database
 
@@ -17,12 +14,6 @@ SMALL = Path(__file__).parents[1] / "small.yaml"
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def copy(small: Path, tmp_path: Path) -> Path:
-    shutil.copytree(f"{small}.journal", tmp_path / "copy.hdf5.journal")
-    return Path(shutil.copy(small, tmp_path / "copy.hdf5"))
 
 
 def damage(path: Path, row: int) -> None:

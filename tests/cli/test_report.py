@@ -121,8 +121,8 @@ def bad_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_report_is_one_page_that_needs_nothing_else(run: Callable, small: Path, tmp_path: Path):
-    done = run("report", small)
+def test_a_report_is_one_page_that_needs_nothing_else(call: Callable, small: Path, tmp_path: Path):
+    done = call("report", small)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "report: small.report.html\n"
     text = (tmp_path / "small.report.html").read_text(encoding="utf-8")
@@ -233,7 +233,7 @@ def test_an_unfinished_database_has_a_report_of_what_is_committed(
 
 
 def test_quarantined_structures_are_listed_with_their_reasons(
-    run: Callable, bad_half: Path, tmp_path: Path
+    call: Callable, bad_half: Path, tmp_path: Path
 ) -> None:
     only_bad, good = bad_half / "tiny.v4of8.hdf5", bad_half / "tiny.v3of8.hdf5"
     page = page_of(tmp_path, only_bad)
@@ -244,7 +244,7 @@ def test_quarantined_structures_are_listed_with_their_reasons(
     assert "1 quarantined structure is not among the draws" in page.text
     assert len(page.all("main")) == 1, "volumes of one campaign are one part"
     assert "tiny.v3of8.hdf5: its one structure is committed" in page.text
-    done = run("show", only_bad, 0)
+    done = call("show", only_bad, 0)
     assert done.returncode == 1 and "structure 3, which is quarantined: " in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -291,18 +291,18 @@ def test_nothing_in_a_database_becomes_markup(variant: Callable, tmp_path: Path)
 
 
 def test_a_database_named_twice_and_one_that_is_none_are_refused(
-    run: Callable, small: Path, tmp_path: Path
+    call: Callable, small: Path, tmp_path: Path
 ) -> None:
-    done = run("report", small, small)
+    done = call("report", small, small)
     assert done.returncode == 2 and "named twice" in done.stderr
     (tmp_path / "none.hdf5").write_bytes(b"no database")
-    done = run("report", "none.hdf5")
+    done = call("report", "none.hdf5")
     assert done.returncode == 1 and "is no HDF5 file" in done.stderr
     assert not list(tmp_path.glob("*.html"))
 
 
 def test_a_report_is_never_written_over_a_database(
-    run: Callable, small: Path, tmp_path: Path
+    call: Callable, small: Path, tmp_path: Path
 ) -> None:
     path = Path(shutil.copy(small, tmp_path / "a.hdf5"))
     linked = tmp_path / "b.html"
@@ -313,14 +313,14 @@ def test_a_report_is_never_written_over_a_database(
         (linked, "is one of the databases"),
         (tmp_path / "page", "end its name with .html"),
     ):
-        done = run("report", path, "-o", target)
+        done = call("report", path, "-o", target)
         assert done.returncode == 2 and words in done.stderr and not done.stdout
     assert path.read_bytes() == before
-    done = run("show", path, 0, "-o", path)
+    done = call("show", path, 0, "-o", path)
     assert done.returncode == 2 and path.read_bytes() == before
     # A picture and a database without an extension.
     bare = Path(shutil.copy(small, tmp_path / "bare"))
-    done = run("show", bare, 0, "-o", bare)
+    done = call("show", bare, 0, "-o", bare)
     assert done.returncode == 2 and bare.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdf5", "b.html", "bare"]
 
@@ -340,12 +340,12 @@ def test_a_copy_is_no_second_draw(small: Path, bad_half: Path, tmp_path: Path) -
 
 
 def test_file_names_that_are_no_text_are_shown_and_written(
-    run: Callable, small: Path, tmp_path: Path
+    call: Callable, small: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / os.fsdecode(b"a\xff.hdf5")
     shutil.copy(small, path)
     for command in (("report", path), ("show", path, 0)):
-        done = run(*command)
+        done = call(*command)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     text = (tmp_path / os.fsdecode(b"a\xff.report.html")).read_text(encoding="utf-8")
     assert_self_contained(text)
@@ -366,7 +366,7 @@ def test_a_browser_shows_and_prints_the_page_without_a_complaint(
         ("--no-pdf-header-footer", f"--print-to-pdf={pdf}"),
     ):
         command = [*common, *option, page.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert "CONSOLE" not in done.stderr, done.stderr
     assert pdf.read_bytes().startswith(b"%PDF") and pdf.stat().st_size > 100_000
     picture = imread(shot)[..., :3]
@@ -382,8 +382,8 @@ def test_a_browser_shows_and_prints_the_page_without_a_complaint(
     assert all(part.std() > 0.08 for part in np.array_split(row, 4, axis=1))
 
 
-def test_show_draws_rows_into_one_picture(run: Callable, small: Path, tmp_path: Path) -> None:
-    done = run("show", small, 3, 17)
+def test_show_draws_rows_into_one_picture(call: Callable, small: Path, tmp_path: Path) -> None:
+    done = call("show", small, 3, 17)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "picture: small.row3-17.png\n"
     picture = imread(tmp_path / "small.row3-17.png")
@@ -395,6 +395,6 @@ def test_show_draws_rows_into_one_picture(run: Callable, small: Path, tmp_path: 
         ((small,), 2, "Missing argument 'ROW...'"),
         ((small, 0, "-o", "no/such.png"), 1, "No such file"),
     ):
-        done = run("show", *arguments)
+        done = call("show", *arguments)
         assert done.returncode == code and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr

@@ -29,8 +29,8 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_series(tmp_path_factory.mktemp("series") / "gold.hdf5", 48)
 
 
-def test_a_simulated_database_is_split_and_opened(run: Run, small: Path, tmp_path: Path) -> None:
-    done = run("subset", small, "-o", "half.json", "--split", "train=2/3,validation=1/3")
+def test_a_simulated_database_is_split_and_opened(call: Run, small: Path, tmp_path: Path) -> None:
+    done = call("subset", small, "-o", "half.json", "--split", "train=2/3,validation=1/3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "half.json: one draw of 24 images of small.hdf5"
     parts = {
@@ -44,7 +44,7 @@ def test_a_simulated_database_is_split_and_opened(run: Run, small: Path, tmp_pat
     assert set(parts["train"].column("elements")) == {"Au C"}
 
 
-def test_the_elements_of_a_structure_are_those_of_its_atoms(run: Run, small: Path) -> None:
+def test_the_elements_of_a_structure_are_those_of_its_atoms(call: Run, small: Path) -> None:
     with hpctem.open(small) as collection:
         database = collection.databases[0]
         numbers = database.column("numbers", "atoms")
@@ -52,8 +52,8 @@ def test_the_elements_of_a_structure_are_those_of_its_atoms(run: Run, small: Pat
         assert set(collection.column("elements")) == {"Au C"}
 
 
-def test_every_combination_of_bins_in_one_command(run: Run, series: Path, tmp_path: Path) -> None:
-    done = run(
+def test_every_combination_of_bins_in_one_command(call: Run, series: Path, tmp_path: Path) -> None:
+    done = call(
         *("subset", series, "-o", "bins.json", "--combinations", "substrate_thickness"),
         *("--stratify", "substrate_thickness:2,3.5,5,6.5,8 nm", "--sample", 120, "--draws", 2),
         *("--split", "train=0.75,validation=0.25", "--seed", 4),
@@ -75,10 +75,10 @@ def test_every_combination_of_bins_in_one_command(run: Run, series: Path, tmp_pa
     assert [sum(p["count"] for p in d["pieces"]) for d in content["draws"]] == [120] * 30
 
 
-def test_bytes_depend_on_the_request_alone(run: Run, series: Path, tmp_path: Path) -> None:
+def test_bytes_depend_on_the_request_alone(call: Run, series: Path, tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         options = ("--per", "structure_id:3:focus_index", "--folds", 4, "--seed", 9)
-        assert run("subset", series, "-o", name, *options).returncode == 0
+        assert call("subset", series, "-o", name, *options).returncode == 0
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
@@ -95,21 +95,21 @@ def test_bytes_depend_on_the_request_alone(run: Run, series: Path, tmp_path: Pat
     ],
 )
 def test_bad_requests_are_one_clear_sentence(
-    run: Run, series: Path, options: tuple[str, ...], message: str, tmp_path: Path
+    call: Run, series: Path, options: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    done = run("subset", series, "-o", "s.json", *options)
+    done = call("subset", series, "-o", "s.json", *options)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_else_is_replaced(run: Run, series: Path, tmp_path: Path) -> None:
+def test_nothing_else_is_replaced(call: Run, series: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("precious")
-    done = run("subset", series, "-o", "notes.txt", "--sample", 3)
+    done = call("subset", series, "-o", "notes.txt", "--sample", 3)
     assert done.returncode == 2 and "is no subset file; it is not replaced" in done.stderr
     assert (tmp_path / "notes.txt").read_text() == "precious"
     for _ in range(2):
-        assert run("subset", series, "-o", "s.json", "--sample", 3).returncode == 0
+        assert call("subset", series, "-o", "s.json", "--sample", 3).returncode == 0
 
 
 def shown_commands() -> list[list[str]]:

@@ -41,7 +41,7 @@ def start(path: Path, ranks: int, environment: dict[str, str], **options: object
 
 def wait_for_commits(path: Path, least: int, job: subprocess.Popen) -> None:
     """Wait until so many segments are committed, while the job lives."""
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 180
     while len(commits_of(path)) < least:
         assert job.poll() is None and time.monotonic() < limit
         time.sleep(0.005)
@@ -56,19 +56,19 @@ def test_a_rank_that_holds_still_delays_and_no_more(memory, expected):
 def hold_still(path: Path, expected: str, seconds: float) -> None:
     """A rank is stopped for a while (a paused machine, a hanging filesystem); meanwhile a second
     job finds the database taken."""
-    job = start(path, 2, {}, slow=0.2)
+    job = start(path, 2, {}, slow=0.6)
     try:
         wait_for_commits(path, 1, job)
         victim = launching.ranks_of(job)[0]
         os.kill(victim, signal.SIGSTOP)
         try:
             second = start(path, 0, {}, patience=1)
-            told = second.communicate(timeout=60)[1]
+            told = second.communicate(timeout=180)[1]
             assert second.returncode == 1 and "another job works on" in told
             time.sleep(seconds)
         finally:
             os.kill(victim, signal.SIGCONT)
-        _, messages = job.communicate(timeout=120)
+        _, messages = job.communicate(timeout=240)
     finally:
         launching.end(job)
     assert job.returncode == 0, messages
@@ -94,7 +94,7 @@ def run_two_jobs(memory: Path, expected: str, locks: str, ranks: int) -> None:
     environment = {} if locks == "kept" else preload(memory, locks=locks)
     jobs = [start(path, ranks, environment, slow=0.1, patience=0.5) for _ in range(2)]
     try:
-        told = [job.communicate(timeout=120)[1] for job in jobs]
+        told = [job.communicate(timeout=240)[1] for job in jobs]
     finally:
         for job in jobs:
             launching.end(job)

@@ -24,7 +24,7 @@ def trace_job(folder: Path, ranks: int, **settings: object) -> list[Event]:
     environment = launching.environment() | preload(work, trace=notes, **settings)
     for failing, code in (("7", 1), ("", 0)):
         line = launching.command(work / "gold.hdf5", ranks, **OPTIONS, failing=failing)
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == code, done.stderr
     return read_trace(notes, work)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_campaigns import SMALL, write_campaign
 
 for package in ("ase", "pydantic", "yaml", "h5py"):
     pytest.importorskip(package, reason=f"campaigns need {package}, which is not installed")
@@ -22,7 +23,6 @@ campaign, experiments, needs, tables = (
     import_module(f"hpctem.hrtem.{name}") for name in ("campaign", "experiment", "memory", "tables")
 )
 
-SMALL = Path(__file__).parents[1] / "small.yaml"
 STATISTICS = {f"/entry/metadata/{column.name}" for column in common.IMAGE_STATISTICS}
 # A convergent beam, an objective aperture and a camera with all its noise.
 RICH = (
@@ -34,16 +34,6 @@ RICH = (
         "digitize: true}\nstorage:",
     ),
 )
-
-
-def write_campaign(folder: Path, *changes: tuple[str, str]) -> Path:
-    text = SMALL.read_text()
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    path = folder / "small.yaml"
-    path.write_text(text)
-    return path
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_campaigns import SMALL_STEM, write_campaign
 
 from hpctem.backend import select_backend
 
@@ -18,7 +19,6 @@ campaign, experiments = (
     import_module(f"hpctem.stem.{name}") for name in ("campaign", "experiment")
 )
 
-SMALL = Path(__file__).parents[1] / "small_stem.yaml"
 STATISTICS = {f"/entry/metadata/{column.name}" for column in common.IMAGE_STATISTICS}
 MULTISLICE = (
     ("method: incoherent", "method: multislice\n  sampling: 0.06 A\n  window: 12 A"),
@@ -30,12 +30,7 @@ METHODS = pytest.mark.parametrize("changes", [(), MULTISLICE], ids=["incoherent"
 
 
 def compute(folder: Path, device: str, index: int, *changes: tuple[str, str]) -> dict[str, Any]:
-    text = SMALL.read_text()
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    path = folder / "small.yaml"
-    path.write_text(text)
+    path = write_campaign(folder, *changes, of=SMALL_STEM)
     config = campaign_file.read_campaign(path).config
     experiment = experiments.Experiment(config, select_backend(device))
     return campaign.compute_structure(experiment, index)

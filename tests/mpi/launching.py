@@ -130,7 +130,7 @@ def await_end(job: subprocess.Popen[str], seconds: float = 180) -> bool:
     while True:
         left = ranks_at_work(job)
         try:
-            job.communicate(timeout=15)
+            job.communicate(timeout=5)
             return True
         except subprocess.TimeoutExpired:
             if not left and not ranks_at_work(job):
@@ -156,7 +156,7 @@ def ranks_at_work(job: subprocess.Popen[str]) -> list[int]:
     return found
 
 
-def await_death(processes: list[int], seconds: float = 30) -> None:
+def await_death(processes: list[int], seconds: float = 90) -> None:
     """Wait until none of the processes lives (zombies count as dead)."""
     limit = time.monotonic() + seconds
     while any(is_alive(process) for process in processes):

@@ -60,10 +60,14 @@ def lay_out(structures: int = 24, per_segment: int = 2, first: int = 0, size: in
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """Rows of a structure from its index alone; some are slow, some bad, some deadly."""
+    """Rows of a structure from its index alone; some are slow, some bad, some deadly.
+
+    While there is a file called `gate` nothing is computed.
+    """
 
     size: int = SIZE
     slow: float = 0.0
+    gate: str = ""
     bad: tuple[int, ...] = ()
     nan: tuple[int, ...] = ()
     deadly: tuple[int, ...] = ()
@@ -75,6 +79,8 @@ class Compute:
         generator = np.random.Generator(np.random.Philox(key=[7, 0], counter=[0, 0, 0, index]))
         size, number = self.size, int(generator.integers(1, PARTICLES + 1))
         time.sleep(self.slow * generator.random())
+        while self.gate and os.path.exists(self.gate):
+            time.sleep(0.01)
         if index in self.deadly:
             os.kill(os.getpid(), self.deadly_signal)
         if index in self.failing:
@@ -113,6 +119,7 @@ def main() -> int:
     compute = Compute(
         size,
         slow=float(options.get("slow", 0)),
+        gate=options.get("gate", ""),
         bad=numbers("bad"),
         nan=numbers("nan"),
         deadly=numbers("deadly"),

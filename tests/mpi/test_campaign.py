@@ -14,58 +14,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launching import find_mpirun, require_mpi
+from small_campaigns import SMALL, SMALL_STEM, write_campaign
 
 from hpctem.database.journal import journal_folder
 from hpctem.database.verify import verify
-
-SMALL = Path(__file__).parents[1] / "small.yaml"
-SMALL_STEM = SMALL.with_name("small_stem.yaml")
 
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def compute_alone(campaign: Path, folder: Path) -> Path:
-    """A campaign computed by one process without MPI."""
-    path = folder / "small.hdf5"
-    command = [sys.executable, "-m", "hpctem", "simulate", str(campaign), "-o", str(path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small campaign computed by one process without MPI."""
-    return compute_alone(SMALL, tmp_path_factory.mktemp("alone"))
-
-
 @pytest.mark.parametrize("ranks, writer", [(1, "auto"), (2, "mpio"), (2, "pwrite"), (3, "auto")])
 def test_any_number_of_ranks_and_either_writer_give_the_same_bytes(
-    ranks: int, writer: str, alone: Path, tmp_path: Path, run_mpi: Callable
+    ranks: int, writer: str, small: Path, tmp_path: Path, run_mpi: Callable
 ) -> None:
+    """Those of one process without MPI."""
     require_mpi(parallel_hdf5=writer == "mpio")
-    path = tmp_path / "small.hdf5"
+    path = tmp_path / "ranks.hdf5"
     command = [sys.executable, "-m", "hpctem", "simulate", SMALL, "-o", path, "--writer", writer]
     done = run_mpi(ranks, *command, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert sha256(path) == sha256(alone)
+    assert sha256(path) == sha256(small)
 
 
 @pytest.mark.parametrize("ranks, writer", [(2, "mpio"), (3, "pwrite")])
 def test_a_stem_campaign_has_the_same_bytes_at_any_number_of_ranks(
-    ranks: int, writer: str, tmp_path: Path, run_mpi: Callable
+    ranks: int, writer: str, small_stem: Path, tmp_path: Path, run_mpi: Callable
 ) -> None:
     require_mpi(parallel_hdf5=writer == "mpio")
-    alone, path = compute_alone(SMALL_STEM, tmp_path), tmp_path / "ranks.hdf5"
+    path = tmp_path / "ranks.hdf5"
     job = [sys.executable, "-m", "hpctem", "simulate", SMALL_STEM, "-o", path]
     done = run_mpi(ranks, *job, "--writer", writer, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert sha256(path) == sha256(alone)
+    assert sha256(path) == sha256(small_stem)
     assert verify(path).intact
 
 
-def test_a_killed_campaign_goes_on_and_ends_in_the_same_bytes(alone: Path, tmp_path: Path) -> None:
+def test_a_killed_campaign_goes_on_and_ends_in_the_same_bytes(small: Path, tmp_path: Path) -> None:
     """SIGKILL of every process at three moments of the run, then the same command again."""
     require_mpi()
     path = tmp_path / "small.hdf5"
@@ -87,9 +72,9 @@ def test_a_killed_campaign_goes_on_and_ends_in_the_same_bytes(alone: Path, tmp_p
                 time.sleep(0.01)
         if path.exists():
             assert verify(path).intact
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert kills >= 1 and sha256(path) == sha256(alone)
+    assert kills >= 1 and sha256(path) == sha256(small)
 
 
 def _committed(path: Path) -> int:
@@ -119,14 +104,14 @@ def _kill_ranks(path: Path) -> None:
 def test_bad_input_under_mpirun_is_told_once(tmp_path: Path, run_mpi: Callable) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text(SMALL.read_text().replace("200 keV", "200"))
-    done = run_mpi(3, sys.executable, "-m", "hpctem", "simulate", broken, timeout=60)
+    done = run_mpi(3, sys.executable, "-m", "hpctem", "simulate", broken, timeout=180)
     assert done.returncode == 2
     assert done.stderr.count("200 has no unit") == 1 and "Traceback" not in done.stderr
 
 
 def test_preview_under_mpirun_draws_one_sheet(tmp_path: Path, run_mpi: Callable) -> None:
     command = [sys.executable, "-m", "hpctem", "preview", SMALL, "-n", "4", "-o", "sheet.png"]
-    done = run_mpi(2, *command, cwd=tmp_path, timeout=120)
+    done = run_mpi(2, *command, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("contact sheet") == 1 and (tmp_path / "sheet.png").stat().st_size > 1e4
 
@@ -141,18 +126,16 @@ def test_input_files_are_read_on_every_rank(tmp_path: Path, run_mpi: Callable) -
     film = Atoms("C45", cell=[12, 12, 20], pbc=True)
     film.positions = 4.0 * np.indices((3, 3, 5)).reshape(3, -1).T
     write(tmp_path / "film.xyz", film, format="extxyz")
-    text = SMALL.read_text()
-    for old, new in (
+    write_campaign(
+        tmp_path,
         ("{lattice: fcc, elements: [Au], a: 4.08265 A}", "{file: POSCAR}"),
         ("substrate: {thickness", "substrate: {tile: film.xyz, thickness"),
-    ):
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    (tmp_path / "files.yaml").write_text(text)
+        name="files.yaml",
+    )
     command = [sys.executable, "-m", "hpctem", "simulate", "files.yaml", "-o"]
     shas = []
     for ranks in (1, 2):
-        done = run_mpi(ranks, *command, f"{ranks}.hdf5", cwd=tmp_path, timeout=120)
+        done = run_mpi(ranks, *command, f"{ranks}.hdf5", cwd=tmp_path, timeout=240)
         assert done.returncode == 0, done.stderr
         shas.append(sha256(tmp_path / f"{ranks}.hdf5"))
     assert shas[0] == shas[1]

@@ -50,7 +50,7 @@ except HpctemError as error:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "gold.hdf5"
     command = [sys.executable, SYNTHETIC, path, "structures=12", "bad=3"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
     return path
 
 
@@ -67,7 +67,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(
 ) -> None:
     require_mpi()
     command = [sys.executable, "-c", SCRIPT, database]
-    subprocess.run([*command, tmp_path / "alone"], check=True, timeout=120)
+    subprocess.run([*command, tmp_path / "alone"], check=True, timeout=240)
     expected = digests(tmp_path / "alone")
     assert len(expected) > 100 and sum(name.startswith("tfrecord/images") for name in expected) > 3
     for ranks in (2, 3):
@@ -80,7 +80,7 @@ def test_a_full_disk_ends_all_ranks_with_one_message(
     database: Path, tmp_path: Path, run_mpi: Callable
 ) -> None:
     require_mpi()
-    done = run_mpi(3, sys.executable, "-c", SCRIPT, database, tmp_path / "x", 20_000, timeout=120)
+    done = run_mpi(3, sys.executable, "-c", SCRIPT, database, tmp_path / "x", 20_000, timeout=240)
     assert done.returncode == 1
     assert done.stderr.count("no space is left") == 1 and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("hdf5")) and not list(tmp_path.rglob("*.hdf5"))
@@ -117,7 +117,7 @@ def test_one_rank_that_fails_ends_all_with_one_message(
 ) -> None:
     require_mpi()
     command = [sys.executable, "-c", ONE_FAILS, database, tmp_path / "x", "full"]
-    done = run_mpi(3, *command, timeout=60)
+    done = run_mpi(3, *command, timeout=180)
     assert done.returncode == 1
     assert done.stderr.count("hpctem: ") == done.stderr.count("no space is left") == 1
     assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
@@ -128,7 +128,7 @@ def test_what_a_killed_rank_leaves_is_no_export(
 ) -> None:
     require_mpi()
     command = [sys.executable, "-c", ONE_FAILS, database, tmp_path / "x", "killed"]
-    assert run_mpi(2, *command, timeout=60).returncode != 0
+    assert run_mpi(2, *command, timeout=180).returncode != 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.exporting"]
     parts, origin = open_parts([database], None, None, None)
     for name in ("x", "whole"):
@@ -140,8 +140,8 @@ def test_what_a_killed_rank_leaves_is_no_export(
 def test_a_wrong_format_is_told_once(database: Path, tmp_path: Path, run_mpi: Callable) -> None:
     require_mpi()
     command = [sys.executable, "-m", "hpctem", "export", database, "-o", tmp_path / "x"]
-    done = run_mpi(2, *command, "--format", "tif", timeout=60)
+    done = run_mpi(2, *command, "--format", "tif", timeout=180)
     assert done.returncode == 2 and done.stderr.count("no format 'tif'") == 1
-    done = run_mpi(2, *command, "--format", "png", "--where", "dose > 1e6", timeout=60)
+    done = run_mpi(2, *command, "--format", "png", "--where", "dose > 1e6", timeout=180)
     assert done.returncode == 2 and done.stderr.count("holds no images") == 1
     assert list(tmp_path.iterdir()) == []

@@ -85,12 +85,12 @@ def small_disk(folder: Path, size: str):
 def test_disk_full_in_the_middle_aborts_cleanly_and_resumes(tmp_path, ranks):
     if ranks:
         launching.require_mpi()
-    job = {"structures": 240, "per_segment": 1, "size": 8, "slow": 0.02}
+    job = {"structures": 240, "per_segment": 1, "size": 8}
     expected = tmp_path / "expected.hdf5"
-    assert launching.run(expected, 0, **job | {"slow": 0})[0] == 0
+    assert launching.run(expected, 0, **job)[0] == 0
     with small_disk(tmp_path / "disk", "4m") as disk:
         path = disk / "gold.hdf5"
-        process = launching.start(path, ranks, **job)
+        process = launching.start(path, ranks, slow=0.05, **job)
         while not _has_committed(path):
             assert process.poll() is None
             time.sleep(0.005)
@@ -98,7 +98,7 @@ def test_disk_full_in_the_middle_aborts_cleanly_and_resumes(tmp_path, ranks):
         with contextlib.suppress(OSError), open(junk, "wb", buffering=0) as stream:
             while True:
                 stream.write(bytes(4096))
-        _, messages = process.communicate(timeout=60)
+        _, messages = process.communicate(timeout=180)
         assert process.returncode == 1
         assert messages.count("hpctem: error") == 1, messages
         assert "No space left on device" in messages and "run the same command again" in messages
@@ -149,7 +149,7 @@ def test_failing_write_aborts_with_one_message_and_resumes(tmp_path, reference, 
     path = tmp_path / "gold.hdf5"
     assert launching.run(path, 2, slow=0.1, failing="6", **JOB)[0] == 1
     half = path.stat().st_size // 2
-    code, _, messages = launching.run(path, 2, timeout=60, writer=writer, file_limit=half, **JOB)
+    code, _, messages = launching.run(path, 2, timeout=180, writer=writer, file_limit=half, **JOB)
     assert code == 1, messages
     assert messages.count("hpctem: error") == 1, messages
     assert f"writing {path} failed" in messages and "everything committed is kept" in messages

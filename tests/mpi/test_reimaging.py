@@ -13,33 +13,33 @@ from pathlib import Path
 
 import pytest
 from launching import find_mpirun, require_mpi, sha256
+from small_campaigns import SMALL, write_campaign
 from test_campaign import _committed, _kill_ranks
 
 from hpctem.database.reader import open_database
 from hpctem.database.verify import verify
 from hpctem.database.writer import read_offsets
 
-SMALL = Path(__file__).parents[1] / "small.yaml"
 HPCTEM = (sys.executable, "-m", "hpctem")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(small: Path, make_once: Callable[..., Path]) -> Path:
     """The small campaign, simulated and imaged again with a camera that blurs, by one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    text = SMALL.read_text()
-    old = "  defocus_reference: cell_centre\n"
-    assert text.count(old) == 1
-    new = old + "  detector: {mtf: {c1: 0.1, c2: 0.2, c3: 1.5}, readout_noise: 2}\n"
-    (folder / "camera.yaml").write_text(text.replace(old, new))
-    for command in (
-        ("simulate", str(SMALL), "-o", "small.hdf5"),
-        ("simulate", "camera.yaml", "-o", "camera.hdf5"),
-        ("image", "small.hdf5", str(SMALL), "-o", "child.hdf5"),
-        ("image", "small.hdf5", "camera.yaml", "-o", "blurred.hdf5"),
-    ):
-        subprocess.run((*HPCTEM, *command), check=True, cwd=folder, timeout=120)
-    return folder
+
+    def fill(folder: Path) -> None:
+        old = "  defocus_reference: cell_centre\n"
+        new = old + "  detector: {mtf: {c1: 0.1, c2: 0.2, c3: 1.5}, readout_noise: 2}\n"
+        write_campaign(folder, (old, new), name="camera.yaml")
+        copy_of(small, folder / "small.hdf5")
+        for command in (
+            ("simulate", "camera.yaml", "-o", "camera.hdf5"),
+            ("image", "small.hdf5", str(SMALL), "-o", "child.hdf5"),
+            ("image", "small.hdf5", "camera.yaml", "-o", "blurred.hdf5"),
+        ):
+            subprocess.run((*HPCTEM, *command), check=True, cwd=folder, timeout=240)
+
+    return make_once("imaged", fill)
 
 
 def rows_of(path: Path) -> list[bytes]:
@@ -67,7 +67,7 @@ def test_images_do_not_depend_on_the_number_of_ranks(
     require_mpi()
     path = tmp_path / "child.hdf5"
     command = (*HPCTEM, "image", f"{parent}.hdf5", campaign, "-o", path)
-    done = run_mpi(ranks, *command, cwd=folder, timeout=120)
+    done = run_mpi(ranks, *command, cwd=folder, timeout=240)
     assert done.returncode == 0, done.stderr
     assert sha256(path) == sha256(folder / f"{child}.hdf5")
     simulated = "small" if child == "child" else "camera"
@@ -97,15 +97,15 @@ def test_repair_on_several_ranks_gives_the_same_bytes(
     require_mpi()
     path = copy_of(folder / "small.hdf5", tmp_path / "small.hdf5")
     damage(path)
-    found = run_mpi(ranks, *HPCTEM, "verify", path, folder / "child.hdf5", timeout=60)
+    found = run_mpi(ranks, *HPCTEM, "verify", path, folder / "child.hdf5", timeout=180)
     assert found.returncode == 1
     assert found.stdout.count("3 bad") == 1 and found.stdout.count(" 0 bad") == 1
     assert f"hpctem simulate CONFIG -o {path} --repair" in found.stdout
-    done = run_mpi(ranks, *HPCTEM, "simulate", SMALL, "-o", path, "--repair", timeout=120)
+    done = run_mpi(ranks, *HPCTEM, "simulate", SMALL, "-o", path, "--repair", timeout=240)
     assert done.returncode == 0, done.stderr
     assert "3 rows are damaged; the 3 segments" in done.stderr
     assert sha256(path) == sha256(folder / "small.hdf5")
-    assert run_mpi(ranks, *HPCTEM, "verify", path, timeout=60).returncode == 0
+    assert run_mpi(ranks, *HPCTEM, "verify", path, timeout=180).returncode == 0
 
 
 def strike(command: tuple[str | Path, ...], path: Path, reached: Callable[[], bool]) -> bool:
@@ -133,7 +133,7 @@ def test_killed_imaging_goes_on_and_ends_in_the_same_bytes(folder: Path, tmp_pat
         if path.exists():
             assert not verify(path).damaged
     line = [*find_mpirun(), "-n", "2", *map(str, command)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert kills >= 1 and sha256(path) == sha256(folder / "child.hdf5")
 
@@ -158,7 +158,7 @@ def test_killed_repair_goes_on_and_ends_in_the_same_bytes(folder: Path, tmp_path
     found = verify(path)
     assert found.damaged or not found.complete or sha256(path) == sha256(folder / "child.hdf5")
     line = [*find_mpirun(), "-n", "2", *map(str, command)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert kills >= 1 and sha256(path) == sha256(folder / "child.hdf5")
     assert verify(path).intact
@@ -175,7 +175,7 @@ def test_a_damaged_parent_ends_all_ranks_with_one_message(
     with open(parent, "r+b") as stream:
         stream.seek(place)
         stream.write(b"\xff\xff\xff\xff")
-    done = run_mpi(2, *HPCTEM, "image", parent, SMALL, "-o", tmp_path / "c.hdf5", timeout=60)
+    done = run_mpi(2, *HPCTEM, "image", parent, SMALL, "-o", tmp_path / "c.hdf5", timeout=180)
     assert done.returncode == 1
     assert done.stderr.count("row 4 of waves is not what was computed") == 1, done.stderr
     assert done.stderr.count("hpctem: error") == 1 and "Traceback" not in done.stderr

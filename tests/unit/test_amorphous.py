@@ -136,6 +136,7 @@ def test_a_jammed_packing_is_a_bad_sample(monkeypatch: pytest.MonkeyPatch) -> No
         amorphous((10.0, 10.0, 10.0), 0.28, 1.4, np.random.default_rng(0))
 
 
+@pytest.mark.alone
 def test_a_film_takes_less_than_three_tenths_of_a_second_of_one_core(film: np.ndarray) -> None:
     def measure() -> float:
         start = time.process_time()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from small_campaigns import SMALL, vary
 
 from hpctem import tables
 from hpctem.backend import select_backend
@@ -19,17 +19,13 @@ from hpctem.hrtem.experiment import Experiment
 from hpctem.hrtem.tables import EXIT_WAVES
 from hpctem.marked_yaml import parse_yaml
 
-SMALL = (Path(__file__).parents[1] / "small.yaml").read_text()
+TEXT = SMALL.read_text()
 CPU = select_backend("cpu")
 UNCROPPED = ("  crop: 96\n", "")
 
 
 def experiment(*changes: tuple[str, str]) -> Experiment:
-    text = SMALL
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return Experiment(check_config(parse_yaml(text)), CPU)
+    return Experiment(check_config(parse_yaml(vary(TEXT, *changes))), CPU)
 
 
 def column(rows: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -118,8 +114,8 @@ BARE = "  planar_defects: {count: {choice: [0, 1]}, minimum_separation: 1, edge_
 def test_tables_that_a_campaign_cannot_fill_are_left_out() -> None:
     rows = compute_structure(experiment((f"  {BARE}", "")), 1)
     assert "/entry/particles/radius" in rows and "/entry/planar_defects/plane" not in rows
-    start, end = SMALL.index("  particles:"), SMALL.index("  substrate:")
-    rows = compute_structure(experiment((SMALL[start:end], "")), 1)
+    start, end = TEXT.index("  particles:"), TEXT.index("  substrate:")
+    rows = compute_structure(experiment((TEXT[start:end], "")), 1)
     assert "/entry/particles/radius" not in rows and rows["/entry/structures/n_particle_atoms"] == 0
 
 

@@ -338,7 +338,7 @@ def test_processes_share_it(mixed: Collection, method: str) -> None:
     """Also those forked after DuckDB and Arrow have been used here, as data loaders do."""
     expected = content(mixed)
     with multiprocessing.get_context(method).Pool(2) as pool:
-        for found in pool.map_async(content, [mixed] * 4).get(timeout=120):
+        for found in pool.map_async(content, [mixed] * 4).get(timeout=240):
             assert found == expected
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import inspect
-import shutil
-import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from cuda_on_cpu import compile_by_nvcc, launch_on_cpu, list_functions
 
 from hpctem.backend import select_backend
 from hpctem.optics import kernels_cpu, kernels_cuda
@@ -21,66 +23,11 @@ from hpctem.optics.spreading import make_deposits, window_table
 SHAPE = (3, 44, 57)
 GRID = Grid(SHAPE[1:], (8.8, 11.4))
 
-# One thread after another: blockIdx and threadIdx are plain variables that a loop sets.
-SHIM = """
-#include <cmath>
-#define __global__
-#define __device__
-struct index3 { unsigned x, y, z; };
-static index3 blockIdx, threadIdx, blockDim;
-"""
-LOOP = """
-extern "C" void run_{name}(unsigned blocks, unsigned threads, {declared})
-{{
-    blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
-        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {name}({passed});
-}}
-"""
-
-
-def declare_loops(source: str) -> str:
-    loops = ""
-    for text in source.split('extern "C" __global__ void ')[1:]:
-        name, rest = text.split("(", 1)
-        declared = " ".join(rest.split(")", 1)[0].split())
-        passed = ", ".join(item.split()[-1].lstrip("*") for item in declared.split(","))
-        loops += LOOP.format(name=name, declared=declared, passed=passed)
-    return loops
-
 
 @pytest.fixture(scope="module")
-def cuda(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The wrappers of `kernels_cuda`, launching on the CPU instead of through CuPy."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        pytest.skip("no C++ compiler")
-    folder: Path = tmp_path_factory.mktemp("cuda")
-    (folder / "kernels.cpp").write_text(
-        SHIM + kernels_cuda.SOURCE + declare_loops(kernels_cuda.SOURCE)
-    )
-    command = [compiler, "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
-    subprocess.run([*command, "kernels.cpp", "-o", "kernels.so"], cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "kernels.so"))
-
-    def convert(value: object) -> object:
-        if isinstance(value, np.ndarray):
-            assert value.flags.c_contiguous
-            return ctypes.c_void_p(value.ctypes.data)
-        kinds = {np.int32: ctypes.c_int, np.int64: ctypes.c_longlong, np.float32: ctypes.c_float}
-        return kinds[type(value)](value.item())  # a Python number would be passed as garbage
-
-    def launch(name: str, size: int, *arguments: object) -> None:
-        blocks = -(-size // kernels_cuda.THREADS)
-        converted = [convert(value) for value in arguments]
-        getattr(library, f"run_{name}")(
-            ctypes.c_uint(blocks), ctypes.c_uint(kernels_cuda.THREADS), *converted
-        )
-
-    kernels_cuda_launch = kernels_cuda._launch
-    kernels_cuda._launch = launch
-    yield kernels_cuda
-    kernels_cuda._launch = kernels_cuda_launch
+def cuda(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    with launch_on_cpu(kernels_cuda, tmp_path_factory.mktemp("cuda")) as module:
+        yield module
 
 
 def make_field(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -95,14 +42,6 @@ def make_half() -> np.ndarray:
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(expected).max() > 0
     assert np.abs(found - expected).max() < 2e-6 * np.abs(expected).max()
-
-
-def list_functions(module: object) -> dict[str, list[str]]:
-    return {
-        name: list(inspect.signature(function).parameters)
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_") and function.__module__ == module.__name__
-    }
 
 
 def test_both_modules_have_the_same_functions() -> None:
@@ -183,11 +122,5 @@ def test_accumulate(cuda) -> None:
     assert_close(found, expected)
 
 
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="no CUDA compiler")
 def test_nvcc_accepts_the_source(tmp_path: Path) -> None:
-    (tmp_path / "kernels.cu").write_text(kernels_cuda.SOURCE)
-    run = subprocess.run(
-        ["nvcc", "-std=c++14", "-Werror", "all-warnings", "-ptx", "kernels.cu"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+    compile_by_nvcc(kernels_cuda, tmp_path)

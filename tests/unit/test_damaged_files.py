@@ -147,7 +147,7 @@ def change_plans(path: Path, seed: int, count: int) -> Iterator[str]:
 def answers(work: str, path: Path) -> list[str]:
     """What a child process says whose memory is limited."""
     done = subprocess.run(
-        [sys.executable, __file__, work, path], capture_output=True, text=True, timeout=120
+        [sys.executable, __file__, work, path], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -191,11 +191,11 @@ def test_a_check_of_nothing_does_not_pass(tmp_path):
     path = tmp_path / "gold.hdf5"
     fill_some(path, 0)
     command = [sys.executable, "-m", "hpctem", "verify", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1, done.stdout
     assert "0 rows checked" in done.stdout and "nothing could be checked" in done.stdout
     fill_some(path, 1)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0 and "unfinished" in done.stdout, done.stdout
 
 
@@ -223,7 +223,7 @@ def test_jobs_that_start_at_once_take_turns(whole, tmp_path, begin):
         jobs = [FORK.Process(target=_start_together, args=(path, barrier, answers)) for _ in "1234"]
         for job in jobs:
             job.start()
-        told = [answers.get(timeout=60) for _ in jobs]
+        told = [answers.get(timeout=180) for _ in jobs]
         for job in jobs:
             job.join()
         assert [complete for complete, _ in told] == [True] * 4, told

@@ -48,7 +48,7 @@ def attempt(folder) -> str:
     answers = FORK.Queue()
     other = FORK.Process(target=_try, args=(folder, answers))
     other.start()
-    answer = answers.get(timeout=10)
+    answer = answers.get(timeout=60)
     other.join()
     return answer
 

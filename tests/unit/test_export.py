@@ -335,7 +335,7 @@ def test_a_killed_export_has_no_target_and_begins_anew(
     kind: str, moment: str, whole: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", KILLED, whole, kind, moment]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=180)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.exporting"]
     parts = [Part("", open_collection([whole]))]

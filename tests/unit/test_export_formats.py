@@ -202,7 +202,7 @@ except OSError as error:
 def test_a_full_disk_is_one_error_when_the_file_is_closed(size: int, tmp_path: Path) -> None:
     """HDF5 itself could not close the file and would end the process with its own errors."""
     command = [sys.executable, "-c", FULL, str(size)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "27\n", "")
 
 

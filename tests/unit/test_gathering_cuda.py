@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import inspect
-import shutil
-import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from cuda_on_cpu import compile_by_nvcc, launch_on_cpu, list_functions
 
 from hpctem.backend import select_backend
 from hpctem.optics import gathering_cpu, gathering_cuda
@@ -18,73 +20,13 @@ from hpctem.optics.aberrations import Aberrations
 from hpctem.optics.probe import Probe, tabulate_probe
 from hpctem.optics.spreading import window_table
 
-# One thread after another: blockIdx and threadIdx are plain variables that a loop sets.
-SHIM = """
-#include <cmath>
-#define __global__
-#define __device__
-struct index3 { unsigned x, y, z; };
-static index3 blockIdx, threadIdx, blockDim;
-"""
-LOOP = """
-extern "C" void run_{name}(unsigned blocks, unsigned threads, {declared})
-{{
-    blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
-        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {name}({passed});
-}}
-"""
 TURNED = Probe(80e3, 0.025, 30, Aberrations(C12=20, phi12=0.4, C21=600, C30=1e4), 20, 0.5)
 
 
-def declare_loops(source: str) -> str:
-    loops = ""
-    for text in source.split('extern "C" __global__ void ')[1:]:
-        name, rest = text.split("(", 1)
-        declared = " ".join(rest.split(")", 1)[0].split())
-        passed = ", ".join(item.split()[-1].lstrip("*") for item in declared.split(","))
-        loops += LOOP.format(name=name, declared=declared, passed=passed)
-    return loops
-
-
 @pytest.fixture(scope="module")
-def cuda(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The wrappers of `gathering_cuda`, launching on the CPU instead of through CuPy."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        pytest.skip("no C++ compiler")
-    folder: Path = tmp_path_factory.mktemp("cuda")
-    source = gathering_cuda.SOURCE
-    (folder / "loops.cpp").write_text(SHIM + source + declare_loops(source))
-    command = [compiler, "-O1", "-Wall", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "loops.cpp", "-o", "loops.so"], cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "loops.so"))
-
-    def convert(value: object) -> object:
-        if isinstance(value, np.ndarray):
-            assert value.flags.c_contiguous
-            return ctypes.c_void_p(value.ctypes.data)
-        kinds = {np.int32: ctypes.c_int, np.float64: ctypes.c_double}
-        return kinds[type(value)](value.item())  # a Python number would be passed as garbage
-
-    def launch(name: str, size: int, *arguments: object) -> None:
-        blocks = -(-size // gathering_cuda.THREADS)
-        threads = ctypes.c_uint(gathering_cuda.THREADS)
-        run = getattr(library, f"run_{name}")
-        run(ctypes.c_uint(blocks), threads, *(convert(value) for value in arguments))
-
-    kept = gathering_cuda._launch
-    gathering_cuda._launch = launch
-    yield gathering_cuda
-    gathering_cuda._launch = kept
-
-
-def list_functions(module: object) -> dict[str, list[str]]:
-    return {
-        name: list(inspect.signature(function).parameters)
-        for name, function in inspect.getmembers(module)
-        if not name.startswith("_") and getattr(function, "__module__", "") == module.__name__
-    }
+def cuda(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    with launch_on_cpu(gathering_cuda, tmp_path_factory.mktemp("cuda")) as module:
+        yield module
 
 
 def test_both_modules_have_the_same_functions() -> None:
@@ -169,11 +111,5 @@ def test_deposit_is_the_window_at_each_atom() -> None:
     assert np.abs(found - exact).max() < 2e-6 * exact.max()
 
 
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="no CUDA compiler")
 def test_nvcc_accepts_the_source(tmp_path: Path) -> None:
-    (tmp_path / "loops.cu").write_text(gathering_cuda.SOURCE)
-    run = subprocess.run(
-        ["nvcc", "-std=c++14", "-Werror", "all-warnings", "-ptx", "loops.cu"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+    compile_by_nvcc(gathering_cuda, tmp_path)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_campaigns import SMALL, SMALL_STEM, write_campaign
 
 from hpctem import memory
 from hpctem.backend import Backend, select_backend
@@ -23,8 +24,6 @@ from hpctem.simulate import lay_out
 from hpctem.stem import memory as stem_memory
 from hpctem.stem.experiment import Experiment as StemExperiment
 
-SMALL = Path(__file__).parents[1] / "small.yaml"
-SMALL_STEM = SMALL.with_name("small_stem.yaml")
 CPU = select_backend("cpu")
 # A process of its own, for what a finished child took at most is never forgotten by its parent.
 MEASURE = """
@@ -50,16 +49,6 @@ LARGER = (
 )
 FINITELY = ("  energy: 200 keV", "  energy: 200 keV\n  projection: finite")
 FINITE = (*LARGER, FINITELY)
-
-
-def write_campaign(folder: Path, *changes: tuple[str, str], of: Path = SMALL) -> Path:
-    text = of.read_text()
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    path = folder / "campaign.yaml"
-    path.write_text(text)
-    return path
 
 
 def place(path: Path) -> tuple:
@@ -103,6 +92,15 @@ MULTISLICE = (
     ("method: incoherent", "method: multislice\n  sampling: 0.07 A\n  window: 40 A"),
     ("semiangle_cutoff: 25 mrad", "semiangle_cutoff: 10 mrad"),
 )
+NARROW = ("window: 40 A", "window: 12 A")
+
+
+@pytest.fixture(scope="module")
+def compiled_for_stem(tmp_path_factory):
+    for name, changes in (("incoherent", ()), ("multislice", (*MULTISLICE, NARROW))):
+        folder = tmp_path_factory.mktemp(name)
+        command = [sys.executable, "-c", COMPUTE, write_campaign(folder, *changes, of=SMALL_STEM)]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 def place_stem(path: Path) -> tuple:
@@ -111,15 +109,14 @@ def place_stem(path: Path) -> tuple:
     return experiment, lay_out(campaign, experiment, range(6))
 
 
+@pytest.mark.usefixtures("compiled_for_stem")
 @pytest.mark.parametrize(
     "changes", [(), DENSE, MULTISLICE], ids=["small", "1024 pixels", "multislice"]
 )
 def test_estimate_of_stem_is_what_a_process_takes(tmp_path, changes):
     path = write_campaign(tmp_path, *changes, of=SMALL_STEM)
     command = [sys.executable, "-c", MEASURE_COMPUTING, path]
-    for folder in (tmp_path / "compiling", tmp_path / "measured"):  # the first makes machine code
-        folder.mkdir()
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     status, peak = map(int, done.stdout.split())
     assert status == 0, done.stderr
     estimate = stem_memory.estimate_memory(*place_stem(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_campaigns import vary
 
 from hpctem.config import StemConfig, check_config
 from hpctem.database.fill import fill
@@ -55,10 +56,7 @@ imaging:
 
 
 def read(text: str, *changes: tuple[str, str]) -> StemConfig:
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    config = check_config(parse_yaml(text, "test"))
+    config = check_config(parse_yaml(vary(text, *changes), "test"))
     assert isinstance(config, StemConfig)
     return config
 

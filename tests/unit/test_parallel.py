@@ -182,7 +182,7 @@ def test_terminal_is_found_behind_a_launcher(tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                timeout=60,
+                timeout=180,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
             )
             assert done.stdout.strip() == expected

@@ -164,6 +164,7 @@ finally:
     assert answer.splitlines()[-1].split() == ["loaded:"]
 
 
+@pytest.mark.alone
 def test_help_comes_at_once() -> None:
     """In under half a second; the best of several, because other tests may be running beside."""
     best = float("inf")

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from small_campaigns import write_campaign
 
 from hpctem import tables
 from hpctem.backend import select_backend
@@ -29,7 +30,6 @@ from hpctem.reimaging import SHARED, image
 from hpctem.simulate import Options, simulate
 
 TESTS = Path(__file__).parents[1]
-SMALL = (TESTS / "small.yaml").read_text()
 FEW = ("structures: 6", "structures: 3")
 WHERE = "  defocus_reference: cell_centre\n"
 GRID = "dose: {grid: [400 e/A^2, 1600 e/A^2], per: image}"
@@ -43,13 +43,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CampaignFil
     folder = tmp_path_factory.mktemp("campaigns")
 
     def read(*changes: tuple[str, str], limit: int | None = None) -> CampaignFile:
-        text = SMALL
-        for old, new in (FEW, *changes):
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        path = folder / "campaign.yaml"
-        path.write_text(text)
-        return read_campaign(path, limit)
+        return read_campaign(write_campaign(folder, FEW, *changes), limit)
 
     return read
 

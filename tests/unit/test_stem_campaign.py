@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_campaigns import SMALL_STEM, vary, write_campaign
 
 from hpctem import tables
 from hpctem.backend import select_backend
@@ -21,7 +22,7 @@ from hpctem.stem.experiment import Experiment
 from hpctem.stem.job import compute_preview
 from hpctem.stem.tables import ATOM_MAP, DISTANCE_MAP, defect_map, plan_layout
 
-SMALL = (Path(__file__).parents[1] / "small_stem.yaml").read_text()
+TEXT = SMALL_STEM.read_text()
 CPU = select_backend("cpu")
 ELECTRONS = 6.241509074  # in 1 pA x 1 us
 
@@ -37,11 +38,7 @@ CLEAN = ("  contamination: {thickness: {uniform: [0 A, 10 A], per: image}}\n", "
 
 
 def config(*changes: Change) -> StemConfig:
-    text = SMALL
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    found = check_config(parse_yaml(text))
+    found = check_config(parse_yaml(vary(TEXT, *changes)))
     assert isinstance(found, StemConfig)
     return found
 
@@ -169,7 +166,7 @@ def test_methods_see_the_same_specimen() -> None:
     """Incoherent and convolution images of one structure correlate, and so do the labels."""
     convolution = (
         ("  method: incoherent\n", "  method: convolution\n  convolution: {width: 0.5 A}\n"),
-        (SMALL[SMALL.index("  probe:") : SMALL.index("  detectors:")], ""),
+        (TEXT[TEXT.index("  probe:") : TEXT.index("  detectors:")], ""),
         ("  detectors: {adf: {inner: 63 mrad, outer: 200 mrad}}\n", ""),
     )
     field = ("structure:\n", "structure:\n  field: [80 A, 80 A]\n")
@@ -202,12 +199,7 @@ def test_what_no_sample_could_mend_is_told_before_any_work(
 ) -> None:
     from hpctem.campaign_file import read_campaign
 
-    text = SMALL
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    file = tmp_path / "campaign.yaml"
-    file.write_text(text)
+    file = write_campaign(tmp_path, *changes, of=SMALL_STEM)
     with pytest.raises(ConfigError, match=told):
         check_campaign(read_campaign(file).config)
 
@@ -232,7 +224,7 @@ def test_a_specimen_too_thick_for_incoherent_images_is_quarantined() -> None:
         ("{prototype: 1H, elements: [W, Se]}", "{prototype: perovskite, elements: [Pb, Ti, O]}"),
         ("  displacement: 0.01 A\n", "  displacement: 0.01 A\n  thickness: 25 nm\n"),
         ("  ripples: {amplitude: 0.5 A, wavelength: 40 A}\n", ""),
-        (SMALL[SMALL.index("  defects:") : SMALL.index("simulation:")], ""),
+        (TEXT[TEXT.index("  defects:") : TEXT.index("simulation:")], ""),
         ("outer: 200 mrad", "outer: 120 mrad"),
     )
     with pytest.raises(SampleError, match="times the beam"):
@@ -318,7 +310,7 @@ def test_a_point_spread_that_is_none_is_refused_before_any_work(
     tmp_path: Path, text: str, reason: str
 ) -> None:
     (tmp_path / "psf.txt").write_text(text)
-    probe = SMALL[SMALL.index("  probe:\n") : SMALL.index("  detectors:")]
+    probe = TEXT[TEXT.index("  probe:\n") : TEXT.index("  detectors:")]
     convolution = "convolution\n  convolution: {psf: " + str(tmp_path / "psf.txt") + "}"
     with pytest.raises(ConfigError, match=reason):
         check_campaign(config(("incoherent", convolution), (probe, "")))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_campaigns import SMALL, SMALL_STEM, write_campaign
 
 from hpctem.backend import Backend, select_backend
 from hpctem.calibration import sites, stem_steps
@@ -32,8 +33,7 @@ from hpctem.stem import pictures
 from hpctem.stem.campaign import compute_structure
 from hpctem.stem.experiment import Experiment
 
-SMALL = Path(__file__).parents[1] / "small_stem.yaml"
-HRTEM = Path(__file__).parents[1] / "small.yaml"
+pytestmark = pytest.mark.alone
 CPU = select_backend("cpu")
 FILM = "  contamination: {thickness: {uniform: [0 A, 10 A], per: image}}\n"
 BEAM = "  beam: {current: {uniform: [20 pA, 40 pA], per: image}, dwell_time: 2 us}\n"
@@ -61,13 +61,7 @@ PHONONS = ("window: 12 A", "window: 12 A\n  phonons: {configurations: 2}")
 
 
 def write(folder: Path, *changes: tuple[str, str]) -> CampaignFile:
-    text = SMALL.read_text()
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    path = folder / "campaign.yaml"
-    path.write_text(text)
-    return read_campaign(path)
+    return read_campaign(write_campaign(folder, *changes, of=SMALL_STEM))
 
 
 def set_up(campaign: CampaignFile) -> tuple[Experiment, object, range]:
@@ -76,10 +70,12 @@ def set_up(campaign: CampaignFile) -> tuple[Experiment, object, range]:
     return experiment, lay_out(campaign, experiment, structures), structures
 
 
-@pytest.fixture(autouse=True)
-def processor_time(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def processor_time() -> Iterator[None]:
     """What other processes take does not count."""
-    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", time.process_time)
+        yield
 
 
 def measure(campaign: CampaignFile, folder: Path, structures: int = 2) -> Calibration:
@@ -88,17 +84,13 @@ def measure(campaign: CampaignFile, folder: Path, structures: int = 2) -> Calibr
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Calibration:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "perf_counter", time.process_time)
-        return measure(read_campaign(SMALL), tmp_path_factory.mktemp("small"))
+    return measure(read_campaign(SMALL_STEM), tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
 def multislice(tmp_path_factory) -> Calibration:
     folder = tmp_path_factory.mktemp("multislice")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "perf_counter", time.process_time)
-        return measure(write(folder, *MULTISLICE), folder, 1)
+    return measure(write(folder, *MULTISLICE), folder, 1)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +147,7 @@ def test_some_images_and_foci_stand_for_all(tmp_path):
 
 
 def test_steps_and_rates_say_the_same(small):
-    campaign = read_campaign(SMALL)
+    campaign = read_campaign(SMALL_STEM)
     experiment, layout, structures = set_up(campaign)
     cost = estimate(small, describe_work(experiment, layout, structures), cost_signature(campaign))
     assert cost.measured and not cost.notes
@@ -192,7 +184,7 @@ def test_other_multislice_is_foretold(tmp_path, multislice):
 
 
 def test_transforms_of_pictures_are_those_that_are_done(tmp_path, monkeypatch):
-    experiment, layout, _ = set_up(read_campaign(SMALL))
+    experiment, layout, _ = set_up(read_campaign(SMALL_STEM))
     done: dict[tuple[int, ...], float] = {}
 
     def watch(name: str, shape_of: Callable) -> None:
@@ -310,7 +302,7 @@ def test_steps_beyond_those_timed_are_told_and_widen_the_error(tmp_path, small):
 
 
 def test_frames_that_scatter_far_ask_for_the_film_in_each(tmp_path):
-    experiment, layout, _ = set_up(read_campaign(SMALL))
+    experiment, layout, _ = set_up(read_campaign(SMALL_STEM))
     work = describe_structure(experiment, 0, experiment.structure(0), layout)
     far = write(tmp_path, ("jitter: 0.1 A", "jitter: 4 A"))
     experiment, layout, _ = set_up(far)
@@ -323,7 +315,7 @@ def test_calibrations_of_both_techniques_are_kept_together(
 ):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr("hpctem.calibration.calibrate.choose_ladder", lambda *given: [])
-    hrtem = measure(read_campaign(HRTEM), tmp_path, 1)
+    hrtem = measure(read_campaign(SMALL), tmp_path, 1)
     for one in (hrtem, small, multislice):
         path = sites.keep_calibration("both", one)
     kept = sites.read_calibrations("both")
