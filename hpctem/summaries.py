@@ -110,9 +110,11 @@ def _format_origin(found: Information) -> list[str]:
     lines = [f"campaign {found.name}, config hash {found.campaign.get('config_hash', 'unknown')}"]
     try:
         parent = json.loads(found.campaign["parent"])
-        lines.append(
-            f"images of the exit waves in {parent['file']}, config hash {parent['config_hash']}"
-        )
+        translation = json.loads(found.campaign.get("translation", "{}"))
+        made = "images of the exit waves in"
+        if translation:
+            made = f"made by {translation['command']} with the model {translation['name']} of"
+        lines.append(f"{made} {parent['file']}, config hash {parent['config_hash']}")
     except (LookupError, ValueError, TypeError):
         pass
     identity = dict(found.identity)
@@ -201,6 +203,8 @@ def name_repair(path: Path, layout: Layout | None) -> str:
     texts = layout.campaign if layout is not None else {}
     parent, limit = _read_origin(texts)
     words = ["hpctem", "image", parent, "CONFIG"] if parent else ["hpctem", "simulate", "CONFIG"]
+    if "translation" in texts:
+        words = ["hpctem", json.loads(texts["translation"])["command"], "MODEL", parent]
     options = []
     volume = re.fullmatch(r"(.+)\.v0*(\d+)of0*(\d+)", path.stem)
     if volume is not None:

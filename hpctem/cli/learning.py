@@ -11,7 +11,7 @@ import click
 
 from hpctem.cli.command import CONFIG, DATABASE, QUARANTINED, commands, under_mpi
 from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParameter
-from hpctem.cli.simulation import _tell_end
+from hpctem.cli.simulation import tell_end
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -438,7 +438,7 @@ def _fill_by(
             interval=display.interval,
         )
         if communicator.rank == 0:
-            _tell_end(output, summary)
+            tell_end(output, summary)
             if summary.complete and summary.good:
                 click.echo(format_outcome(survey(output)))
         if not summary.complete:

@@ -119,7 +119,7 @@ def _fill(
             display.interval,
         )
         if communicator.rank == 0:
-            _tell_end(path, summary)
+            tell_end(path, summary)
             if summary.complete and summary.good:
                 _leave_picture(draw_database, path)
         if not summary.complete:
@@ -140,7 +140,7 @@ def _leave_picture(draw: Callable[[Path, Path], Path], path: Path) -> None:
         click.echo(f"no contact sheet: {error}", err=True)
 
 
-def _tell_end(path: Path, summary: Any) -> None:
+def tell_end(path: Path, summary: Any) -> None:
     total = summary.good + summary.quarantined
     if not summary.complete:
         click.echo(

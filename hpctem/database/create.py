@@ -32,7 +32,8 @@ TEXTS = {
     "resolved_config": "JSON: every key of the campaign with its value",
     "inputs": "JSON: name, BLAKE2b-128 and text of each file that the campaign names",
     "hpctem_version": "version of hpctem that laid out the file",
-    "parent": "JSON: the database whose exit waves were imaged, its plan and the rows' digest",
+    "parent": "JSON: the database that this one was made of, its plan and the rows' digest",
+    "translation": "JSON: the model that made the images, and how theirs were prepared",
 }
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 

@@ -27,18 +27,21 @@ def draw_cycle(columns: Mapping[str, np.ndarray], path: Path, inches: float = IN
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = len(next(iter(columns.values())))
-    size = (len(columns) * inches, 2 * count * inches + 0.3)
+    first = next(iter(columns.values()))
+    count, tall = len(first), first.shape[1] / first.shape[2]
+    size = (len(columns) * inches, count * (1 + tall) * inches + 0.3)
     figure = Figure(figsize=size, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * count, len(columns), squeeze=False)
+    # Frequencies up to half a pixel's along both directions are a square, whatever the image is.
+    square = (-0.5, 0.5, 0.5, -0.5)
+    axes = figure.subplots(2 * count, len(columns), squeeze=False, height_ratios=[tall, 1] * count)
     for column, (title, patches) in enumerate(columns.items()):
         axes[0, column].set_title(title.strip(), fontsize=9)
         for number, patch in enumerate(patches):
-            shown = (scale_grey(patch), scale_power(patch))
-            for row, picture in enumerate(shown, 2 * number):
+            shown = ((scale_grey(patch), None), (scale_power(patch), square))
+            for row, (picture, extent) in enumerate(shown, 2 * number):
                 axes[row, column].imshow(
-                    picture, cmap="gray", interpolation="nearest", vmin=0, vmax=1
+                    picture, cmap="gray", interpolation="nearest", vmin=0, vmax=1, extent=extent
                 )
                 axes[row, column].set_axis_off()
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -95,7 +95,7 @@ def write_denoised(found: Denoised, path: Path, title: str) -> list[Path]:
     write_durably(path, stream.getvalue())
     picture = path.with_suffix(".png")
     columns = {"micrograph": found.before[None], "denoised": found.after[None]}
-    draw_cycle(columns, picture, inches=5.0)
+    draw_cycle(columns, picture, inches=8.0)
     return [path, picture]
 
 

@@ -183,7 +183,7 @@ def _list_inputs(texts: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _list_parent(texts: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """The database from whose exit waves the images were formed, where there is one."""
+    """The database that this one was made of, where there is one."""
     try:
         parent = json.loads(texts.get("parent", "{}"))
     except ValueError:

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hpctem.campaign_file import read_campaign
 from hpctem.errors import ConfigError
 from hpctem.learning.history import read_history
 from hpctem.learning.model_folder import open_model
+from hpctem.learning.networks.build import stride_of
 from hpctem.learning.runs import Trained, open_lesson, train_model
 from hpctem.learning.segmentation import HALF, Segmentation, _build_optimiser, score_pixels
 from hpctem.learning.training_file import TrainingFile, read_training
 from hpctem.learning.transport import Transport, open_transport
 from hpctem.parallel import Communicator
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 TEXT = """
 training: {{name: model, kind: segmentation, seed: 7, description: A test, licence: CC0}}
 data: {{databases: [{database}], validation: 0.25}}
@@ -335,3 +338,21 @@ def test_two_ranks_differentiate_as_one_with_the_double_batch(
         scores = task.validate()
         assert told["val_loss"] == pytest.approx(scores["loss"], rel=1e-5)
         assert told["val_f1"] == pytest.approx(scores["f1"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("train_[sd]*.yaml")), ids=lambda path: path.stem
+)
+def test_the_training_files_that_come_along_name_campaigns_that_come_along(path: Path) -> None:
+    file = read_training(path, path.stem.split("_")[1])
+    [name] = file.config.data.databases
+    database = file.locate(name).resolve()
+    campaign = read_campaign(CONFIGS / f"{database.stem}.yaml").config
+    assert campaign.campaign.name == database.stem and database.parent == CONFIGS.parent
+    scanned = campaign.campaign.technique == "stem"
+    defects = campaign.structure.defects if scanned else ()
+    known = {"particles", *(defect.name for defect in defects)}
+    assert set(file.config.target.classes.values()) <= known
+    side = file.config.data.patch
+    side = side or (campaign.imaging.pixels if scanned else campaign.imaging.crop)
+    assert side % stride_of(file.config.network) == 0
