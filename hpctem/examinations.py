@@ -261,7 +261,7 @@ def examine_horovod() -> str:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # two ranks cannot meet on one GPU
     import tensorflow as tf
 
-    from hpctem.learning.transport import open_transport
+    from hpctem.learning.ranks.transport import open_transport
     from hpctem.parallel import world
 
     transport = open_transport(world(), "horovod")

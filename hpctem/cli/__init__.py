@@ -6,7 +6,17 @@ import sys
 
 import click
 
-from hpctem.cli import curation, inspection, judging, learning, machine, micrographs, simulation
+from hpctem.cli import (
+    curation,
+    inspection,
+    judging,
+    machine,
+    micrographs,
+    prediction,
+    simulation,
+    training,
+    translation,
+)
 from hpctem.cli.command import commands
 from hpctem.errors import HpctemError
 
@@ -15,11 +25,13 @@ __all__ = [
     "curation",
     "inspection",
     "judging",
-    "learning",
     "machine",
     "main",
     "micrographs",
+    "prediction",
     "simulation",
+    "training",
+    "translation",
 ]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from hpctem.cli.command import commands, under_mpi
-from hpctem.cli.learning import FOLDER, BorderParameter, require_tensorflow
 from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParameter
+from hpctem.cli.prediction import BorderParameter, looking, split_looking
+from hpctem.cli.training import FOLDER, require_tensorflow
 
 
 @commands.command()
@@ -22,16 +23,6 @@ from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParame
     multiple=True,
     metavar="FILE",
     help="Labels of an image file: positions (.csv) or a mask (.png, .npy); one for each image.",
-)
-@click.option("--where", metavar="SQL", help="Of databases, the condition that images fulfil.")
-@click.option("--part", metavar="NAME", help="Of a subset file, only this part.")
-@click.option("--draw", type=click.IntRange(min=0), help="Of a subset file; 0 without it.")
-@click.option("--rows", type=RowsParameter(), help="Of image files, only these; b not included.")
-@click.option("--frame", type=FrameParameter(), help="Of stacks: one, or all averaged.")
-@click.option(
-    "--pixel-size",
-    type=QuantityParameter("length", "13.4pm"),
-    help="Of image files, instead of what they say.",
 )
 @click.option(
     "--by",
@@ -61,12 +52,7 @@ from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParame
     type=QuantityParameter("length", "1.85A"),
     help="Within it is one thing of a class, as --radius of predict; 1.85 A without it.",
 )
-@click.option("--tile", type=click.IntRange(min=8), help="Pixels; by default as in training.")
-@click.option(
-    "--step", type=click.IntRange(min=1), help="Pixels between tiles; a quarter of one by default."
-)
-@click.option("--whole", is_flag=True, help="Each image at once, in no tiles: faster, more memory.")
-@click.option("--no-symmetries", is_flag=True, help="Once as it is, not turned and mirrored: 8 x.")
+@looking
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the intervals."
 )
@@ -75,22 +61,13 @@ def evaluate(
     images: tuple[str, ...],
     output: Path,
     truths: tuple[str, ...],
-    where: str | None,
-    part: str | None,
-    draw: int | None,
-    rows: tuple[int, int | None] | None,
-    frame: int | str | None,
-    pixel_size: float | None,
     by: tuple[str, ...],
     radius: float,
     border: tuple[float, str] | None,
     threshold: float | None,
     apart: float | None,
-    tile: int | None,
-    step: int | None,
-    whole: bool,
-    no_symmetries: bool,
     seed: int,
+    **looked_at: Any,
 ) -> None:
     """Judge a trained model on images whose truth is known.
 
@@ -110,22 +87,19 @@ def evaluate(
     def job(communicator: Any) -> None:
         communicator.on_root(require_tensorflow)
         require_tensorflow()
-        from hpctem.learning.evaluation import evaluate as evaluate_model
-        from hpctem.learning.evaluation import format_evaluation
-        from hpctem.learning.evaluation_plan import Request
-        from hpctem.learning.inference import Tiling
-        from hpctem.learning.judging import Rules
-        from hpctem.learning.positions import RADIUS
-        from hpctem.learning.prediction import Finding
-        from hpctem.learning.prediction import Request as Looked
-        from hpctem.learning.prediction_sources import Choice
+        from hpctem.learning.judging.evaluate import evaluate as evaluate_model
+        from hpctem.learning.judging.evaluate import format_evaluation
+        from hpctem.learning.judging.judge import Rules
+        from hpctem.learning.judging.plan import Request
+        from hpctem.learning.prediction.positions import RADIUS
+        from hpctem.learning.prediction.predict import Finding
+        from hpctem.learning.prediction.predict import Request as Looked
 
         looked = Looked(
             model,
             images,
             output,
-            Choice(where, part, draw, rows, frame, pixel_size),
-            Tiling(tile, step, whole, not no_symmetries),
+            *split_looking(looked_at),
             Finding(threshold, apart or RADIUS),
         )
         request = Request(looked, truths, Rules(radius, border), by, seed)
@@ -229,13 +203,13 @@ def realism(
         if inception is not None:
             communicator.on_root(require_tensorflow)
             require_tensorflow()
-        from hpctem.learning.comparison import (
+        from hpctem.learning.realism.comparison import (
             Request,
             compare,
             format_comparison,
             write_comparison,
         )
-        from hpctem.learning.image_sets import Choice, Cutting
+        from hpctem.learning.realism.image_sets import Choice, Cutting
 
         request = Request(
             sets,

@@ -27,12 +27,12 @@ import tensorflow as tf
 from generated import generate
 
 from hpctem.collection.collection import Collection, open_collection
-from hpctem.learning.feed import feed
-from hpctem.learning.losses import segmentation_loss
+from hpctem.learning.data.feed import feed
+from hpctem.learning.data.preparation import Prepare
+from hpctem.learning.data.samples import Samples
+from hpctem.learning.data.targets import Classes
 from hpctem.learning.networks.build import build_network
-from hpctem.learning.preparation import Prepare
-from hpctem.learning.samples import Samples
-from hpctem.learning.targets import Classes
+from hpctem.learning.training.losses import segmentation_loss
 from hpctem.sections.training import Augmentation, Network
 
 SECTIONS = {

@@ -49,9 +49,9 @@ def of_the_network(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted training: three epochs of four steps of four images."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from hpctem.learning.runs import train_model
+    from hpctem.learning.ranks.transport import open_transport
+    from hpctem.learning.training.runs import train_model
     from hpctem.learning.training_file import read_training
-    from hpctem.learning.transport import open_transport
     from hpctem.parallel import Communicator
 
     folder = tmp_path_factory.mktemp("whole")

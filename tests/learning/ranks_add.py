@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpctem.errors import HpctemError
-from hpctem.learning.transport import Transport, open_transport, require_equal
+from hpctem.learning.ranks.transport import Transport, open_transport, require_equal
 from hpctem.parallel import Communicator, abort_on_error, world
 
 SHAPES = ((3, 2), (), (0,), (7001,), (5,))

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hpctem.learning.cyclegan import CycleGan
-from hpctem.learning.cyclegan_networks import build_networks, build_optimiser
-from hpctem.learning.cyclegan_patches import DOMAINS, Samplers
-from hpctem.learning.losses import SpectrumScale
-from hpctem.learning.transport import Transport, open_transport, require_equal
+from hpctem.learning.cyclegan.networks import build_networks, build_optimiser
+from hpctem.learning.cyclegan.patches import DOMAINS, Samplers
+from hpctem.learning.cyclegan.task import CycleGan
+from hpctem.learning.ranks.transport import Transport, open_transport, require_equal
+from hpctem.learning.training.losses import SpectrumScale
 from hpctem.parallel import Communicator, abort_on_error, world
 from hpctem.sections.training import CycleganConfig
 

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hpctem.learning.batch_norm import SynchronisedBatchNormalization, merge_moments
-from hpctem.learning.transport import Transport, open_transport
+from hpctem.learning.ranks.batch_norm import SynchronisedBatchNormalization, merge_moments
+from hpctem.learning.ranks.transport import Transport, open_transport
 from hpctem.parallel import Communicator, abort_on_error, world
 
 MOMENTUM = 0.9

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy import ndimage, stats
 
 from hpctem.errors import ConfigError
-from hpctem.learning.augmentation import DRAWN, add_noise, augment
+from hpctem.learning.data.augmentation import DRAWN, add_noise, augment
 from hpctem.sections.training import Augmentation
 
 NONE = Augmentation(rotations=False, flips=False)

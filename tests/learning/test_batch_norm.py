@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpctem.learning.batch_norm import SynchronisedBatchNormalization, merge_moments
-from hpctem.learning.transport import Transport
+from hpctem.learning.ranks.batch_norm import SynchronisedBatchNormalization, merge_moments
+from hpctem.learning.ranks.transport import Transport
 from hpctem.parallel import Communicator
 
 SCRIPT = Path(__file__).with_name("ranks_normalise.py")

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from hpctem.errors import ConfigError, MachineError
-from hpctem.learning.checkpoints import (
+from hpctem.learning.training.checkpoints import (
     Place,
     list_checkpoints,
     load_best,
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hpctem.learning.checkpoints.os.fsync", fail)
+        patched.setattr("hpctem.learning.training.checkpoints.os.fsync", fail)
         with pytest.raises(MachineError, match="No space left on device"):
             save_checkpoint(tmp_path, Place(epoch=2), make_variables())
     assert os.listdir(tmp_path / "checkpoints") == ["00000001.npz"]

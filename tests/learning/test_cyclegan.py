@@ -20,19 +20,19 @@ from ranks_cycle import CONFIG, draw_batch, make_task
 import hpctem
 from hpctem.database.verify import verify
 from hpctem.errors import ConfigError
-from hpctem.learning.checkpoints import restore
-from hpctem.learning.cyclegan_networks import TO_EXPERIMENT, TO_SIMULATION
-from hpctem.learning.cyclegan_patches import judge_patches, take_patches
-from hpctem.learning.cyclegan_picture import draw_cycle
-from hpctem.learning.denoising import denoise_image, write_denoised
-from hpctem.learning.generators import choose_recipe, open_generator
-from hpctem.learning.model_folder import open_model
-from hpctem.learning.prediction_sources import Shot
-from hpctem.learning.preparation import prepare
-from hpctem.learning.runs import ALONE, Attention, Trained, open_lesson, train_model
+from hpctem.learning.cyclegan.networks import TO_EXPERIMENT, TO_SIMULATION
+from hpctem.learning.cyclegan.patches import judge_patches, take_patches
+from hpctem.learning.cyclegan.picture import draw_cycle
+from hpctem.learning.data.preparation import prepare
+from hpctem.learning.prediction.sources import Shot
+from hpctem.learning.ranks.transport import Transport
+from hpctem.learning.training.checkpoints import restore
+from hpctem.learning.training.model_folder import open_model
+from hpctem.learning.training.runs import ALONE, Attention, Trained, open_lesson, train_model
 from hpctem.learning.training_file import read_training
-from hpctem.learning.translation import plan_translation, translate
-from hpctem.learning.transport import Transport
+from hpctem.learning.translation.denoise import denoise_image, write_denoised
+from hpctem.learning.translation.generators import choose_recipe, open_generator
+from hpctem.learning.translation.translate import plan_translation, translate
 from hpctem.micrographs.read import read_micrograph
 from hpctem.parallel import Communicator
 from hpctem.sampling import Streams
@@ -163,7 +163,7 @@ def test_the_cycle_closes_with_training(trained: Path) -> None:
 
 
 def test_power_spectra_can_be_left_unjudged() -> None:
-    from hpctem.learning.cyclegan_networks import build_networks
+    from hpctem.learning.cyclegan.networks import build_networks
 
     plain = CONFIG.discriminators.model_copy(update={"fourier": False})
     names = set(build_networks(CONFIG.model_copy(update={"discriminators": plain})))
@@ -241,7 +241,7 @@ def test_both_kinds_of_patches_have_orders_of_their_own(folder: Path) -> None:
 def test_noise_is_that_of_the_training(folder: Path) -> None:
     task = open_lesson(read_training(folder / "gan.yaml", "cyclegan"), SINGLE).task
     assert task.better == "val_distance"
-    from hpctem.learning.samples import open_sources
+    from hpctem.learning.data.samples import open_sources
 
     samples = open_sources(read_training(folder / "gan.yaml", "cyclegan"))[0]
     pure, noisy = (take_patches(samples, 20, "shown", noise) for noise in (0.0, 0.1))

@@ -18,17 +18,17 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from hpctem.errors import ConfigError
-from hpctem.learning.evaluation import evaluate, find_worst, format_evaluation
-from hpctem.learning.evaluation_plan import Request, prepare_evaluation
-from hpctem.learning.inference import Tiling
-from hpctem.learning.judging import Record, Rules
-from hpctem.learning.lesson import Kept
-from hpctem.learning.model_folder import save_model
+from hpctem.learning.data.preparation import Prepare
+from hpctem.learning.judging.evaluate import evaluate, find_worst, format_evaluation
+from hpctem.learning.judging.judge import Record, Rules
+from hpctem.learning.judging.plan import Request, prepare_evaluation
 from hpctem.learning.networks.build import build_network
-from hpctem.learning.prediction import Finding, predict
-from hpctem.learning.prediction import Request as Looked
-from hpctem.learning.prediction_sources import Choice
-from hpctem.learning.preparation import Prepare
+from hpctem.learning.prediction.inference import Tiling
+from hpctem.learning.prediction.predict import Finding, predict
+from hpctem.learning.prediction.predict import Request as Looked
+from hpctem.learning.prediction.sources import Choice
+from hpctem.learning.training.lesson import Kept
+from hpctem.learning.training.model_folder import save_model
 from hpctem.learning.training_file import read_training
 from hpctem.parallel import Communicator
 

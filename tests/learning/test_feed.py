@@ -19,11 +19,11 @@ from drawn_images import Drawn, make_images
 
 from hpctem.collection.collection import open_collection
 from hpctem.errors import ConfigError, DatabaseError
-from hpctem.learning.feed import feed, feed_validation, tell_failure, widen
-from hpctem.learning.patches import Patches, read_experiment
-from hpctem.learning.preparation import Prepare
-from hpctem.learning.samples import Samples, order, steps_per_epoch
-from hpctem.learning.targets import Classes
+from hpctem.learning.data.feed import feed, feed_validation, tell_failure, widen
+from hpctem.learning.data.patches import Patches, read_experiment
+from hpctem.learning.data.preparation import Prepare
+from hpctem.learning.data.samples import Samples, order, steps_per_epoch
+from hpctem.learning.data.targets import Classes
 from hpctem.sections.training import Augmentation, Experiment
 
 EVERYTHING = Augmentation(scaling=0.2, brightness=0.1, contrast=0.2, noise=0.05)
@@ -267,7 +267,7 @@ def test_simulated_databases_are_fed(
     small_database: Path, small_scans: Path, write_training: Callable
 ) -> None:
     """Of both techniques, with their own labels: particles in the one, kinds in the other."""
-    from hpctem.learning.samples import open_sources
+    from hpctem.learning.data.samples import open_sources
 
     kinds = ("chalcogen_vacancy", "Mo_on_metal")
     cases = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hpctem.errors import ConfigError
-from hpctem.learning.image_sets import Choice, Cutting, read_set
+from hpctem.learning.realism.image_sets import Choice, Cutting, read_set
 
 
 def test_patches_of_a_database_are_parts_of_its_images_scaled_together(small_scans: Path) -> None:

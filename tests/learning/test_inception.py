@@ -11,8 +11,8 @@ import pytest
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from hpctem.errors import ConfigError
-from hpctem.learning.inception import SIDE, open_inception
-from hpctem.learning.realism import measure_frechet
+from hpctem.learning.realism.inception import SIDE, open_inception
+from hpctem.learning.realism.measures import measure_frechet
 
 
 @pytest.fixture(scope="module")

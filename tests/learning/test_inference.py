@@ -12,7 +12,9 @@ import tensorflow as tf
 from scipy.ndimage import correlate
 
 from hpctem.errors import ConfigError, MachineError
-from hpctem.learning.inference import (
+from hpctem.learning.data.preparation import Prepare
+from hpctem.learning.networks.build import build_network
+from hpctem.learning.prediction.inference import (
     Predictor,
     Tiling,
     blend_tiles,
@@ -22,10 +24,8 @@ from hpctem.learning.inference import (
     taper,
     weigh,
 )
-from hpctem.learning.networks.build import build_network
-from hpctem.learning.positions import find_positions
-from hpctem.learning.preparation import Prepare
-from hpctem.learning.resampling import count_pixels, match_pixels, resample
+from hpctem.learning.prediction.positions import find_positions
+from hpctem.learning.prediction.resampling import count_pixels, match_pixels, resample
 from hpctem.sampling import Streams
 from hpctem.sections.training import Network
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from hpctem.errors import ConfigError
-from hpctem.learning import losses
-from hpctem.learning.losses import SpectrumScale
+from hpctem.learning.training import losses
+from hpctem.learning.training.losses import SpectrumScale
 
 LOGITS = np.random.default_rng(1).normal(0, 2, (4, 5, 6, 3)).astype(np.float32)
 CLASSES = np.random.default_rng(2).integers(0, 3, (4, 5, 6)).astype(np.uint8)

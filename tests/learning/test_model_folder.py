@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from hpctem.errors import ConfigError
-from hpctem.learning.lesson import Kept
-from hpctem.learning.model_folder import NETWORK, open_model, rebuild_config, save_model
+from hpctem.learning.data.preparation import Prepare
 from hpctem.learning.networks.build import build_network
 from hpctem.learning.networks.generator import generator
-from hpctem.learning.preparation import Prepare
+from hpctem.learning.training.lesson import Kept
+from hpctem.learning.training.model_folder import NETWORK, open_model, rebuild_config, save_model
 from hpctem.learning.training_file import TrainingFile, read_training
 
 SEGMENTATION = """

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from hpctem.errors import ConfigError
-from hpctem.learning.patches import read_experiment, separate_seed
+from hpctem.learning.data.patches import read_experiment, separate_seed
 from hpctem.sections.training import Experiment, Preparation
 
 

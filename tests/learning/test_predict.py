@@ -15,20 +15,20 @@ from PIL import Image
 
 import hpctem
 from hpctem.errors import ConfigError
-from hpctem.learning.inference import Tiling
-from hpctem.learning.lesson import Kept
-from hpctem.learning.model_folder import open_model, save_model
+from hpctem.learning.data.preparation import Prepare
 from hpctem.learning.networks.build import build_network
-from hpctem.learning.prediction import (
+from hpctem.learning.prediction.files import make_mask, parse_written
+from hpctem.learning.prediction.inference import Tiling
+from hpctem.learning.prediction.predict import (
     Finding,
     Request,
     border_in_pixels,
     format_predicted,
     predict,
 )
-from hpctem.learning.prediction_files import make_mask, parse_written
-from hpctem.learning.prediction_sources import Choice, list_sources
-from hpctem.learning.preparation import Prepare
+from hpctem.learning.prediction.sources import Choice, list_sources
+from hpctem.learning.training.lesson import Kept
+from hpctem.learning.training.model_folder import open_model, save_model
 from hpctem.learning.training_file import read_training
 from hpctem.parallel import Communicator
 

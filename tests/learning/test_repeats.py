@@ -9,11 +9,11 @@ import pytest
 
 from hpctem.collection.collection import open_collection
 from hpctem.errors import ConfigError
-from hpctem.learning.repeats import summarise, train_repeats, vary, write_table
-from hpctem.learning.runs import Attention, Trained
-from hpctem.learning.samples import open_sources
+from hpctem.learning.data.samples import open_sources
+from hpctem.learning.ranks.transport import Transport, open_transport
+from hpctem.learning.training.repeats import summarise, train_repeats, vary, write_table
+from hpctem.learning.training.runs import Attention, Trained
 from hpctem.learning.training_file import TrainingFile, read_training
-from hpctem.learning.transport import Transport, open_transport
 from hpctem.parallel import Communicator
 from hpctem.subsets.subset import draw_subset
 

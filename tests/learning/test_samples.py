@@ -20,8 +20,8 @@ from drawn_images import Drawn, make_images
 
 from hpctem.collection.collection import open_collection
 from hpctem.errors import ConfigError, DatabaseError
-from hpctem.learning.preparation import Prepare
-from hpctem.learning.samples import (
+from hpctem.learning.data.preparation import Prepare
+from hpctem.learning.data.samples import (
     Samples,
     find_window,
     number_positions,
@@ -261,7 +261,7 @@ def test_squares_are_cut_from_image_and_label_at_one_place(training: Callable) -
 def test_an_image_is_read_once_for_all_its_squares(
     training: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpctem.learning import samples
+    from hpctem.learning.data import samples
 
     learnt, _ = training("one", patch=8, patches_per_image=4)
     read, asked = samples.filter_row, []

@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from hpctem.campaign_file import read_campaign
 from hpctem.errors import ConfigError
-from hpctem.learning.history import read_history
-from hpctem.learning.model_folder import open_model
 from hpctem.learning.networks.build import stride_of
-from hpctem.learning.runs import Trained, open_lesson, train_model
-from hpctem.learning.segmentation import HALF, Segmentation, _build_optimiser, score_pixels
+from hpctem.learning.ranks.transport import Transport, open_transport
+from hpctem.learning.training.history import read_history
+from hpctem.learning.training.model_folder import open_model
+from hpctem.learning.training.runs import Trained, open_lesson, train_model
+from hpctem.learning.training.segmentation import HALF, Segmentation, _build_optimiser, score_pixels
 from hpctem.learning.training_file import TrainingFile, read_training
-from hpctem.learning.transport import Transport, open_transport
 from hpctem.parallel import Communicator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -268,7 +268,7 @@ def test_what_a_batch_is_made_of_can_be_told(
     told = lesson.explain(1, 3)
     assert told["positions"].tolist() == [12, 13, 14, 15]
     from hpctem.collection.collection import open_collection
-    from hpctem.learning.preparation import prepare_row
+    from hpctem.learning.data.preparation import prepare_row
 
     images = open_collection(small_database)
     for image, row, database in zip(batches[0][0], told["rows"], told["databases"], strict=True):
@@ -291,9 +291,9 @@ RANKS = """
 import sys
 from pathlib import Path
 import numpy as np
-from hpctem.learning.runs import open_lesson
+from hpctem.learning.training.runs import open_lesson
 from hpctem.learning.training_file import read_training
-from hpctem.learning.transport import open_transport
+from hpctem.learning.ranks.transport import open_transport
 from hpctem.parallel import world
 
 ranks = world()

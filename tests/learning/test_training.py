@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 
 from hpctem.errors import HpctemError
-from hpctem.learning.checkpoints import Place, list_checkpoints, load_best, load_checkpoint
-from hpctem.learning.history import OF_THE_MACHINE, StepLog, read_history, write_history
-from hpctem.learning.training import Loop, Outcome, Plan, fit
-from hpctem.learning.training_progress import Moment, describe_moment
-from hpctem.learning.transport import Transport, open_transport
+from hpctem.learning.ranks.transport import Transport, open_transport
+from hpctem.learning.training.checkpoints import Place, list_checkpoints, load_best, load_checkpoint
+from hpctem.learning.training.history import OF_THE_MACHINE, StepLog, read_history, write_history
+from hpctem.learning.training.loop import Loop, Outcome, Plan, fit
+from hpctem.learning.training.progress import Moment, describe_moment
 from hpctem.parallel import Communicator
 
 EPOCHS, STEPS, BATCH = 3, 5, 4
@@ -222,7 +222,7 @@ def test_a_lost_loss_ends_the_training_with_its_batch(
 def test_another_number_of_ranks_goes_on_and_says_so(
     train: Callable[..., tuple[Outcome, Fit]], tmp_path: Path
 ) -> None:
-    from hpctem.learning.checkpoints import save_checkpoint
+    from hpctem.learning.training.checkpoints import save_checkpoint
 
     variables = {"weights": tf.zeros(3), "momentum": tf.zeros(3)}
     (tmp_path / "model").mkdir()
@@ -302,8 +302,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_training as t
 from hpctem.errors import MachineError
-from hpctem.learning.training import Loop, Plan, fit
-from hpctem.learning.transport import open_transport
+from hpctem.learning.training.loop import Loop, Plan, fit
+from hpctem.learning.ranks.transport import open_transport
 from hpctem.parallel import world
 
 c = world()

@@ -19,14 +19,14 @@ from hpctem.campaign_file import read_campaign
 from hpctem.database.reader import open_database
 from hpctem.database.verify import verify
 from hpctem.errors import ConfigError, DatabaseError
-from hpctem.learning.fidelity import find_vectors
-from hpctem.learning.preparation import Prepare, prepare
-from hpctem.learning.samples import open_sources
-from hpctem.learning.tiles import cut_images
+from hpctem.learning.data.preparation import Prepare, prepare
+from hpctem.learning.data.samples import open_sources
 from hpctem.learning.training_file import read_training
-from hpctem.learning.translated_rows import Recipe
-from hpctem.learning.translation import measure_own, plan_translation, translate
-from hpctem.learning.translation_outcome import format_outcome, survey
+from hpctem.learning.translation.fidelity import find_vectors
+from hpctem.learning.translation.outcome import format_outcome, survey
+from hpctem.learning.translation.rows import Recipe
+from hpctem.learning.translation.tiles import cut_images
+from hpctem.learning.translation.translate import measure_own, plan_translation, translate
 from hpctem.parallel import Communicator
 from hpctem.sampling import Streams
 from hpctem.sections.training import Preparation
@@ -360,7 +360,7 @@ def test_their_own_limits_can_scale_images(clean: Path) -> None:
 
 def test_no_tensorflow_is_needed_to_plan_and_check() -> None:
     code = (
-        "import sys; from hpctem.learning import fidelity, tiles, translation, translation_outcome;"
+        "import sys; from hpctem.learning.translation import fidelity, tiles, translate, outcome;"
         "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

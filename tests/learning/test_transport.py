@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from hpctem.errors import ConfigError, MachineError
-from hpctem.learning.transport import (
+from hpctem.learning.ranks.transport import (
     Transport,
     choose_device,
     open_transport,

@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 
 from hpctem.errors import ConfigError
-from hpctem.learning.comparison import Request, compare, format_comparison, write_comparison
-from hpctem.learning.image_sets import Choice, Cutting, cut_regions, halve, parse_set, read_set
-from hpctem.learning.inception import open_inception
+from hpctem.learning.realism.comparison import Request, compare, format_comparison, write_comparison
+from hpctem.learning.realism.image_sets import (
+    Choice,
+    Cutting,
+    cut_regions,
+    halve,
+    parse_set,
+    read_set,
+)
+from hpctem.learning.realism.inception import open_inception
 
 HPCTEM = Path(sys.executable).with_name("hpctem")
 SHAPE = (160, 320)

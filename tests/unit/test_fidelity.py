@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hpctem.learning.fidelity import (
+from hpctem.learning.translation.fidelity import (
     IS_KEPT,
     IS_LOST,
     NOT_JUDGED,

@@ -8,21 +8,21 @@ import time
 import numpy as np
 import pytest
 
-from hpctem.learning.baselines import (
+from hpctem.learning.judging.baselines import (
     ALL,
     choose_baselines,
     find_otsu_threshold,
     name_baselines,
     tally_baselines,
 )
-from hpctem.learning.judging import Record, sum_up
-from hpctem.learning.matching import (
+from hpctem.learning.judging.judge import Record, sum_up
+from hpctem.learning.judging.matching import (
     count_kinds,
     judge_positions,
     match_positions,
     tally_positions,
 )
-from hpctem.learning.metrics import (
+from hpctem.learning.judging.metrics import (
     bootstrap,
     choose_blocks,
     count_confusion,

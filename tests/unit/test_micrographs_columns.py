@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from hpctem.cli import commands
 from hpctem.errors import ConfigError
-from hpctem.learning.truths import read_truth
+from hpctem.learning.judging.truths import read_truth
 from hpctem.micrographs.columns import ImagedColumns, group_columns, measure_columns
 from hpctem.micrographs.known import parse_lattice
 from hpctem.micrographs.marks import Rule, mark_columns

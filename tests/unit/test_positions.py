@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from hpctem.errors import ConfigError
-from hpctem.learning.positions import RADIUS, Found, find_positions, is_inside, radius_in_pixels
+from hpctem.learning.prediction.positions import (
+    RADIUS,
+    Found,
+    find_positions,
+    is_inside,
+    radius_in_pixels,
+)
 from hpctem.sampling import Streams
 
 NY, NX = 90, 140

@@ -17,7 +17,7 @@ from drawn_images import Drawn, make_images
 
 from hpctem.collection.collection import open_collection
 from hpctem.errors import ConfigError
-from hpctem.learning.preparation import (
+from hpctem.learning.data.preparation import (
     Prepare,
     asks_for_median,
     from_dict,

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from hpctem.errors import ConfigError
-from hpctem.learning.bands import compare_bands, list_shells, measure_bands
-from hpctem.learning.memorising import Learnt, find_highest_correlation, list_symmetries
-from hpctem.learning.realism import (
+from hpctem.learning.realism.bands import compare_bands, list_shells, measure_bands
+from hpctem.learning.realism.measures import (
     count_intensities,
     measure_closing,
     measure_divergence,
@@ -20,6 +19,7 @@ from hpctem.learning.realism import (
     split_scales,
     take_descriptors,
 )
+from hpctem.learning.realism.memorising import Learnt, find_highest_correlation, list_symmetries
 
 PERIOD = 12.3  # pixels
 SIDE = 192

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hpctem.learning.schedules import cyclegan_rate, segmentation_rate
+from hpctem.learning.training.schedules import cyclegan_rate, segmentation_rate
 from hpctem.sections.training import CycleOptimiser, Optimiser
 
 
@@ -66,7 +66,7 @@ def test_cyclegan_rate_follows_the_given_number_of_constant_epochs() -> None:
 
 
 def test_schedules_need_no_tensorflow() -> None:
-    code = "import sys, hpctem.learning.schedules; print('tensorflow' in sys.modules)"
+    code = "import sys, hpctem.learning.training.schedules; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"

@@ -15,7 +15,7 @@ from drawn_images import Drawn, make_images
 
 from hpctem.collection.collection import Collection, open_collection
 from hpctem.errors import ConfigError
-from hpctem.learning.targets import find_classes
+from hpctem.learning.data.targets import find_classes
 from hpctem.sections.training import Target
 
 ONE, OTHER = Drawn(), Drawn(seed=2, first=50, kinds=("chalcogen", "metal", "adatom"))

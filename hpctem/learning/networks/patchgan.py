@@ -4,7 +4,7 @@
 512 at stride 1; filled up by a pixel, one at stride 1. Between them instance normalisation and
 leaky rectification. An image of 256 x 256 pixels gives 30 x 30 judgements, each of a square of
 70 x 70 pixels. 2.76 million parameters at width 64. The discriminators of power spectra are the
-same network, fed with `hpctem.learning.losses.scale_log_power`.
+same network, fed with `hpctem.learning.training.losses.scale_log_power`.
 """
 
 from __future__ import annotations

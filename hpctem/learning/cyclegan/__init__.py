@@ -1,0 +1,1 @@
+"""Learning to change simulated images into experimental ones, and back."""

@@ -1,0 +1,1 @@
+"""What networks see: images of databases and micrographs, prepared, in order, varied."""

@@ -1,0 +1,1 @@
+"""How much images look like those of a microscope."""

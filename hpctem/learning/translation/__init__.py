@@ -1,0 +1,1 @@
+"""Databases and micrographs through a trained generator, every image checked."""
