@@ -46,8 +46,14 @@ APART = 0.1
 """Share by which pixels may be smaller or larger than those of the training."""
 # The modules that decide the rows.
 DECIDING = (
-    *("fidelity", "preparation", "tiles", "translated_rows", "translation"),
-    *("networks/generator", "networks/instance_norm"),
+    "data/preparation",
+    "networks/generator",
+    "networks/instance_norm",
+    "translation/fidelity",
+    "translation/generators",
+    "translation/rows",
+    "translation/tiles",
+    "translation/translate",
 )
 
 
@@ -278,7 +284,7 @@ def identify(generate: Generate, patch: int) -> dict[str, str]:
 
 def _digest_code() -> str:
     """Digest of the modules that decide the rows."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     state = hashlib.blake2b(digest_size=8)
     for name in DECIDING:
         state.update((folder / f"{name}.py").read_bytes())
