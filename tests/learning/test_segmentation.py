@@ -117,7 +117,7 @@ def test_other_rows_are_refused(
     run = json.loads((folder / "run.json").read_text())
     run["rows"]["training rows"] = "0" * 32
     (folder / "run.json").write_text(json.dumps(run))
-    with pytest.raises(ConfigError, match=r"rows.training rows: 0000"):
+    with pytest.raises(ConfigError, match=r"rows.training rows: 0{32} then, [0-9a-f]{32} now"):
         train_model(file, folder, alone)
 
 
@@ -290,7 +290,9 @@ def test_sides_that_the_network_cannot_halve_are_refused(
 RANKS = """
 import sys
 from pathlib import Path
+import keras
 import numpy as np
+keras.config.set_dtype_policy("float64")
 from hpctem.learning.training.runs import open_lesson
 from hpctem.learning.training_file import read_training
 from hpctem.learning.ranks.transport import open_transport
@@ -313,7 +315,13 @@ if ranks.rank == 0:
 def test_two_ranks_differentiate_as_one_with_the_double_batch(
     run_mpi: Any, small_database: Path, alone: Transport, tmp_path: Path
 ) -> None:
-    """Through network, synchronised normalisation, summed F1 counts, feed and augmentation."""
+    """Through network, synchronised normalisation, summed F1 counts, feed and augmentation.
+
+    In float64, but for logits and losses: at the beginning of a training, 17 layers of batch
+    normalisation one after the other make of the rounding of float32 a difference of 1e-4 in the
+    logits, and rectifiers, that are on in one sum and off in the other, of 3 % in the gradients,
+    also when the images of one batch are taken in another order.
+    """
     text = TEXT + "augmentation: {{noise: 0.05, scaling: 0.1}}\n"
     double = write_training(tmp_path, small_database, dropout=0.0, text=text)
     write_training(tmp_path, small_database, 0.0, text=text.replace("batch: 4", "batch: 2"))
@@ -321,7 +329,11 @@ def test_two_ranks_differentiate_as_one_with_the_double_batch(
     command = (sys.executable, "ranks.py", "training.yaml")
     done = run_mpi(2, *command, cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
-    lesson = open_lesson(double, alone)
+    keras.config.set_dtype_policy("float64")
+    try:
+        lesson = open_lesson(double, alone)
+    finally:
+        keras.config.set_dtype_policy("float32")
     task: Any = lesson.task
     loss, _, gradients = task.differentiate(*next(iter(lesson.feed_of(0, 0))))
     with np.load(tmp_path / "told.npz") as told:
@@ -330,8 +342,8 @@ def test_two_ranks_differentiate_as_one_with_the_double_batch(
         assert len(set(told["losses"])) == 2
         largest = max(float(np.abs(part).max()) for part in gradients)
         for k, part in enumerate(gradients):
-            # Float precision: of the sums that make a gradient, which are not smaller than it.
-            assert np.allclose(told[f"gradient_{k:03d}"], part, rtol=1e-4, atol=2e-6 * largest)
+            # Sums over pixels of what the float32 of the logits rounds.
+            assert np.allclose(told[f"gradient_{k:03d}"], part, rtol=1e-5, atol=1e-6 * largest)
         for k, weight in enumerate(task.network.non_trainable_weights):
             assert np.allclose(told[f"moving_{k:03d}"], weight.numpy(), rtol=1e-5, atol=1e-7)
         # What is held out is counted over both ranks, each image once.
