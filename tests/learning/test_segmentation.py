@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from hpctem.campaign_file import read_campaign
 from hpctem.errors import ConfigError
 from hpctem.learning.networks.build import stride_of
 from hpctem.learning.ranks.transport import Transport, open_transport
+from hpctem.learning.training.checkpoints import load_best, save_best
 from hpctem.learning.training.history import read_history
-from hpctem.learning.training.model_folder import open_model
+from hpctem.learning.training.model_folder import NETWORK, name_weights, open_model
 from hpctem.learning.training.runs import Trained, open_lesson, train_model
 from hpctem.learning.training.segmentation import HALF, Segmentation, _build_optimiser, score_pixels
 from hpctem.learning.training_file import TrainingFile, read_training
@@ -107,9 +111,6 @@ def test_other_rows_are_refused(
     trained: tuple[TrainingFile, Trained], alone: Transport, small_database: Path, tmp_path: Path
 ) -> None:
     """The digests of the rows decide, where the training file is the same."""
-    import json
-    import shutil
-
     file, done = trained
     folder = tmp_path / "model"
     shutil.copytree(done.folder, folder)
@@ -119,6 +120,28 @@ def test_other_rows_are_refused(
     (folder / "run.json").write_text(json.dumps(run))
     with pytest.raises(ConfigError, match=r"rows.training rows: 0{32} then, [0-9a-f]{32} now"):
         train_model(file, folder, alone)
+
+
+def test_the_best_weights_become_the_model_not_the_last(
+    trained: tuple[TrainingFile, Trained], alone: Transport, tmp_path: Path
+) -> None:
+    """As if it had been left between the last epoch and the model, the first having been best."""
+    file, done = trained
+    folder = tmp_path / "model"
+    shutil.copytree(done.folder, folder)
+    (folder / "model.json").unlink()
+    found = load_best(folder)
+    assert found is not None
+    place, arrays = found
+    other = {name: 2 * a if name.startswith(NETWORK) else a for name, a in arrays.items()}
+    save_best(folder, replace(place, best_epoch=1), other)
+    again = train_model(file, folder, alone)
+    first = read_history(folder)[0]
+    assert again.end == "trained" and again.metrics["val_loss"] == first["val_loss"]
+    model = open_model(folder)
+    assert model.facts["trained"]["kept epoch"] == 1
+    for name, weight in name_weights(NETWORK, model.network()).items():
+        assert np.array_equal(weight.numpy(), 2 * arrays[name]), name
 
 
 def test_a_folder_of_something_else_is_not_touched(
