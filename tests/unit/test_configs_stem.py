@@ -72,10 +72,10 @@ def drawn(distribution: Distribution) -> tuple[float, ...]:
     return distribution.parameters
 
 
-def test_all_seven_are_there() -> None:
+def test_all_eight_are_there() -> None:
     assert NAMES == [
         *("atomvision_2d", "graphene", "mos2_cyclegan", "mos2_se_implanted", "srtio3"),
-        *("wse2_cyclegan", "wse2_manual_noise"),
+        *("wse2_cyclegan", "wse2_manual_noise", "wse2_small"),
     ]
 
 
@@ -109,13 +109,15 @@ def test_each_forms_an_image_with_contrast_and_labels(name: str, folder: Path) -
 def test_heads_say_how_many_images_of_how_many_gigabytes(name: str, folder: Path) -> None:
     experiment = load(name, folder)
     config = experiment.config
-    found = re.search(r"(\d+) images[^.]*?(\d+\.\d) GB", head(name))
+    found = re.search(r"(\d+) images[^.]*?(\d+\.\d+) GB", head(name))
     assert found is not None
     count = config.campaign.structures
     assert int(found[1]) == count * config.images
     layout = job.plan_layout(experiment, range(count), {})
     size = sum(f.row_bytes * layout.rows_per_structure[f.table] for f in layout.fields) * count
-    assert size / GIGABYTE == pytest.approx(float(found[2]), abs=0.06)
+    assert size / GIGABYTE == pytest.approx(
+        float(found[2]), abs=0.06 if float(found[2]) > 0.1 else 0.001
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
