@@ -37,6 +37,7 @@ from hpctem.learning.data.feed import feed
 from hpctem.learning.data.patches import read_experiment
 from hpctem.learning.data.samples import open_sources, steps_per_epoch
 from hpctem.learning.ranks.transport import Transport
+from hpctem.learning.training.adam import name_state, seed_dropout, set_learning_rate
 from hpctem.learning.training.lesson import Kept, Lesson
 from hpctem.learning.training.loop import Plan
 from hpctem.learning.training.losses import (
@@ -97,22 +98,17 @@ class CycleGan:
         kept: dict[str, Any] = {}
         for name, network in self.networks.items():
             kept |= name_weights(name, network)
-        kept |= {f"optimiser/{k:04d}": v for k, v in enumerate(self.optimiser.variables)}
-        return {**kept, "steps": self._steps}
+        return {**kept, **name_state(self.optimiser, self._steps)}
 
     def set_rate(self, rate: float) -> None:
-        # Of mixed precision, the optimiser that scales losses holds the one that learns.
-        learner = getattr(self.optimiser, "inner_optimizer", self.optimiser)
-        learner.learning_rate = rate
+        set_learning_rate(self.optimiser, rate)
 
     def train_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """Learn from simulated and experimental patches (batch, y, x, 1)."""
         return self._learn(*batch)
 
     def _learn_batch(self, simulated: tf.Tensor, experimental: tf.Tensor) -> dict[str, tf.Tensor]:
-        # What dropout leaves out follows from seed, rank and step, so that no state of it is kept.
-        for state, key in zip(self._draws, self._keys, strict=True):
-            state.assign(tf.stack([tf.constant(key), tf.cast(self._steps, tf.uint32)]))
+        seed_dropout(self._draws, self._keys, self._steps)
         gradients, told = self.find_gradients(simulated, experimental)
         self.optimiser.apply(self.transport.average(gradients), self.weights)
         self._steps.assign_add(1)

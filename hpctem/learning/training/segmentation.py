@@ -17,6 +17,7 @@ from hpctem.learning.judging.metrics import SCORES, count_confusion, score, tall
 from hpctem.learning.networks.build import build_network, stride_of
 from hpctem.learning.ranks.batch_norm import SynchronisedBatchNormalization
 from hpctem.learning.ranks.transport import Transport
+from hpctem.learning.training.adam import name_state, seed_dropout, set_learning_rate
 from hpctem.learning.training.lesson import Kept, Lesson
 from hpctem.learning.training.loop import Plan
 from hpctem.learning.training.losses import (
@@ -78,13 +79,10 @@ class Segmentation:
 
     def variables(self) -> Mapping[str, Any]:
         kept = name_weights(NETWORK, self.network)
-        kept |= {f"optimiser/{k:04d}": v for k, v in enumerate(self.optimiser.variables)}
-        return {**kept, "steps": self._steps}
+        return {**kept, **name_state(self.optimiser, self._steps)}
 
     def set_rate(self, rate: float) -> None:
-        # Of mixed precision, the optimiser that scales losses holds the one that learns.
-        learner = getattr(self.optimiser, "inner_optimizer", self.optimiser)
-        learner.learning_rate = rate
+        set_learning_rate(self.optimiser, rate)
 
     def train_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         return self._learn(*batch)
@@ -103,9 +101,7 @@ class Segmentation:
         images (batch, y, x, 1), classes (batch, y, x) of this rank. The gradients are those of one
         batch of all images, scaled as the optimiser wants them; the moving statistics have moved.
         """
-        # What dropout leaves out follows from seed, rank and step, so that no state of it is kept.
-        for state, key in zip(self._draws, self._keys, strict=True):
-            state.assign(tf.stack([tf.constant(key), tf.cast(self._steps, tf.uint32)]))
+        seed_dropout(self._draws, self._keys, self._steps)
         with tf.GradientTape() as tape:
             logits = self.network(images, training=True)
             loss = segmentation_loss(self._loss, logits, classes, self.transport.total)
