@@ -138,15 +138,20 @@ static ssize_t admit(size_t size) {
     return -1;
 }
 
+/* Write and note it as one: were a thread held up between the two, its bytes, already in the file,
+ * would seem to come after the sync of another thread that covers them. */
+static pthread_mutex_t one_write = PTHREAD_MUTEX_INITIALIZER;
+
 static ssize_t put(int descriptor, const void *data, size_t size, off_t offset, int positioned) {
     char name[PATH_MAX];
     int ours = name_of(descriptor, name);
-    uint64_t start = now();
     if (ours) {
         ssize_t room = admit(size);
         if (room < 0) return -1;
         size = (size_t)room;
+        pthread_mutex_lock(&one_write);
     }
+    uint64_t start = now();
     ssize_t count = positioned ? REAL(pwrite)(descriptor, data, size, offset)
                                : REAL(write)(descriptor, data, size);
     if (ours && count > 0) {
@@ -157,6 +162,7 @@ static ssize_t put(int descriptor, const void *data, size_t size, off_t offset, 
         note(WRITE, start, name, NULL, &status, (uint64_t)offset, data, (size_t)count);
         errno = kept;
     }
+    if (ours) pthread_mutex_unlock(&one_write);
     return count;
 }
 
