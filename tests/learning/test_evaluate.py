@@ -17,6 +17,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+
+from drawn_images import Drawn, make_images
+
 from hpctem.errors import ConfigError
 from hpctem.learning.data.preparation import Prepare
 from hpctem.learning.judging.evaluate import evaluate, find_worst, format_evaluation
@@ -471,3 +475,19 @@ def test_two_ranks_write_what_one_writes(
     told = alone["positions"]["metal"]["f1"]
     assert f"positions, metal: f1 {told['value']:.3f}" in both.stdout
     assert both.stdout.count("32 images of 8 structures") == 1
+
+
+def test_rejected_translations_are_judged_only_when_asked_for(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    translated = tmp_path / "translated.hdf5"
+    make_images(translated, Drawn(shape=(32, 48), seed=3, accepted=True))
+
+    def list_rows(**options: Any) -> list[int | None]:
+        request = ask(models["segmentation"], translated, tmp_path / "judged", **options)
+        return [source.row for source in prepare_evaluation(request).sources]
+
+    assert list_rows() == [row for row in range(18) if row % 3]
+    assert list_rows(where="accepted = 0") == list(range(0, 18, 3))
+    with pytest.raises(ConfigError, match="none of 6 translated images was accepted"):
+        list_rows(where="row % 3 = 0")

@@ -157,6 +157,7 @@ def test_rejected_images_of_a_translated_database_are_left_out(training: Callabl
     kept = {row for name, row in rows if name == "translated.hdf5"}
     assert kept == {row for row in range(18) if row % 3}
     assert len(rows) == 12 + 48
+    assert learnt.rejected == 6 and training("one")[0].rejected == 0
     with pytest.raises(ConfigError, match="none of 6 translated images was accepted"):
         training("translated", where="row % 3 = 0")
 

@@ -19,6 +19,7 @@ import numpy as np
 from hpctem.collection.collection import Collection, open_collection
 from hpctem.database.reader import Database
 from hpctem.errors import ConfigError
+from hpctem.learning.data.accepted import take_accepted
 from hpctem.learning.data.preparation import (
     Prepare,
     asks_for_median,
@@ -83,6 +84,7 @@ class Samples:
     patch               side of the squares in pixels; None for whole images
     patches_per_image   squares of each image in an epoch: sample k is of image k // this
     seed                of the order, the squares and the variations
+    rejected            images that were asked for too, but had failed the check of a translation
     """
 
     collection: Collection
@@ -91,6 +93,7 @@ class Samples:
     patch: int | None
     patches_per_image: int
     seed: int
+    rejected: int = 0
 
     def __len__(self) -> int:
         return len(self.collection) * self.patches_per_image
@@ -219,7 +222,9 @@ def open_sources(file: TrainingFile) -> tuple[Samples, Samples | None]:
     if section.patch is None and section.patches_per_image > 1:
         raise ConfigError(f"{place}.patches_per_image: {section.patches_per_image} of whole images")
     try:
-        training, validation = _choose_rows(section, file, seed)
+        asked = _find_rows(section, file)
+        accepted = [take_accepted(part) for part in asked]
+        training, validation = _divide(accepted, section, seed)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
     used = _join([part for part in (training, validation) if part is not None])
@@ -227,39 +232,46 @@ def open_sources(file: TrainingFile) -> tuple[Samples, Samples | None]:
     classes = None if isinstance(config, CycleganConfig) else find_classes(config.target, used)
     prepare = _settle_preparation(section.preparation, used, training, place)
 
+    rejected = sum(map(len, asked)) - sum(map(len, accepted))
+
     def make(rows: Collection) -> Samples:
         each = section.patches_per_image
-        return Samples(rows, classes, prepare, section.patch, each, seed)
+        return Samples(rows, classes, prepare, section.patch, each, seed, rejected)
 
     if not cyclegan and validation is None and section.subset is None and section.validation > 0:
         raise ConfigError(f"{place}.validation: no image is held out")
     return make(training), None if validation is None else make(validation)
 
 
-def _choose_rows(
-    section: Source, file: TrainingFile, seed: int
-) -> tuple[Collection, Collection | None]:
-    """The images that are learnt from, and those held out; at most `most` of them together."""
+def _find_rows(section: Source, file: TrainingFile) -> list[Collection]:
+    """The images asked for: two parts of a subset, or all that fulfil the condition."""
     paths = [file.locate(name) for name in section.databases]
     if section.subset is not None:
         parts = (section.training_part, section.validation_part)
         if parts[0] == parts[1]:
             raise ConfigError(f"training_part and validation_part are both {parts[0]!r}")
         subset = read_subset(file.locate(section.subset), paths or None)
-        chosen = [_drop_rejected(subset.select(part, section.draw)) for part in parts]
-        return _thin(chosen[0], chosen[1], section.most, seed)
+        return [subset.select(part, section.draw) for part in parts]
     everything = open_collection(paths)
     if section.where is not None:
         everything = everything.where(section.where)
         if not len(everything):
             raise ConfigError(f"where: no image fulfils {section.where!r}")
-    everything = _drop_rejected(everything)
+    return [everything]
+
+
+def _divide(
+    found: list[Collection], section: Source, seed: int
+) -> tuple[Collection, Collection | None]:
+    """The images that are learnt from, and those held out; at most `most` of them together."""
+    if len(found) == 2:
+        return _thin(found[0], found[1], section.most, seed)
     share = Fraction(section.validation).limit_denominator(10**6)
     if share == 1:
         raise ConfigError("validation: 1 leaves nothing to learn from")
+    rows = _thin(found[0], None, section.most, seed)[0]
     if share == 0:
-        return _thin(everything, None, section.most, seed)
-    rows = _thin(everything, None, section.most, seed)[0]
+        return rows, None
     try:
         subset = draw_subset(rows, split={TRAIN: 1 - share, VALIDATION: share}, seed=seed)
     except ConfigError as error:
@@ -281,17 +293,6 @@ def _thin(
     if not len(parts[0]) or (validation is not None and not len(parts[1])):
         raise ConfigError(f"most: {most} of {count} images leave a part without any")
     return training.take(parts[0]), None if validation is None else validation.take(parts[1])
-
-
-def _drop_rejected(images: Collection) -> Collection:
-    """Without those of a translated database that failed its check: `accepted` is 0."""
-    if "accepted" not in images.columns:
-        return images
-    # A database that was not translated has no such column: NaN there.
-    kept = images.take(images.column("accepted") != 0)
-    if not len(kept):
-        raise ConfigError(f"none of {len(images)} translated images was accepted")
-    return kept
 
 
 def _join(parts: list[Collection]) -> Collection:

@@ -11,6 +11,7 @@ import numpy as np
 from hpctem.collection.collection import Collection
 from hpctem.database.journal import write_durably
 from hpctem.errors import ConfigError
+from hpctem.learning.data.accepted import ACCEPTED
 from hpctem.learning.data.targets import find_classes
 from hpctem.learning.judging.judge import Rules, find_reach
 from hpctem.learning.judging.metrics import choose_blocks
@@ -74,7 +75,10 @@ def prepare_evaluation(request: Request) -> Plan:
     looked = request.looked
     model = open_model(looked.model)
     _ = model.prepare  # a CycleGAN names no classes
-    sources = list_sources(looked.sources, looked.choice)
+    # The labels of a translated image that failed its check may be wrong; who asks for such
+    # images by their column is given them.
+    asked = ACCEPTED in (looked.choice.where or "")
+    sources = list_sources(looked.sources, looked.choice, accepted=not asked)
     rows = [source for source in sources if isinstance(source, ImageRow)]
     if rows and (len(rows) < len(sources) or request.truths):
         raise ConfigError(

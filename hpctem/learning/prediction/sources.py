@@ -11,6 +11,7 @@ import numpy as np
 import hpctem
 from hpctem.collection.collection import Collection
 from hpctem.errors import ConfigError
+from hpctem.learning.data.accepted import take_accepted
 from hpctem.learning.data.preparation import is_median
 from hpctem.learning.prediction.resampling import PixelSize
 from hpctem.micrographs.measure import cut_rows
@@ -104,8 +105,10 @@ class ImageRow:
 Source = ImageFile | ImageRow
 
 
-def list_sources(paths: Sequence[str], choice: Choice) -> list[Source]:
+def list_sources(paths: Sequence[str], choice: Choice, accepted: bool = False) -> list[Source]:
     """The images of files, databases (.hdf5) and subset files (.json), in their order.
+
+    accepted   leave out translated images that failed their check
 
     Raises ConfigError for options that belong to the other kind, a missing file and no images;
     DatabaseError as opening databases does.
@@ -126,6 +129,8 @@ def list_sources(paths: Sequence[str], choice: Choice) -> list[Source]:
     ]
     for collection in collections:
         found = collection if choice.where is None else collection.where(choice.where)
+        if accepted:
+            found = take_accepted(found)
         stems = [_name(file, names) for file in found.files]
         digits = len(str(max(found.rows, default=0)))
         for place, (of, row) in enumerate(zip(found.sources, found.rows, strict=True)):

@@ -11,6 +11,7 @@ import numpy as np
 import hpctem
 from hpctem.collection.collection import Collection
 from hpctem.errors import ConfigError
+from hpctem.learning.data.accepted import take_accepted
 from hpctem.learning.data.preparation import measure_preparation, prepare
 from hpctem.learning.prediction.sources import DATABASES, SUBSETS
 from hpctem.micrographs.measure import cut_rows
@@ -146,11 +147,12 @@ def _cut_collection(
 ) -> ImageSet:
     with collection:
         chosen = collection if choice.where is None else collection.where(choice.where)
-        if "accepted" in chosen.columns:
-            accepted = chosen.column("accepted")
-            chosen = chosen.take(np.flatnonzero(np.isnan(accepted) | (accepted != 0)))
         if not len(chosen):
-            raise ConfigError(f"{name}: there is no image, or none is accepted")
+            raise ConfigError(f"{name}: there is no image")
+        try:
+            chosen = take_accepted(chosen)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
         side = cutting.side
         generator = Streams(cutting.seed)(f"realism/{name}", 0)
         images = min(len(chosen), max(-(-cutting.count // PER_IMAGE), 1))

@@ -142,7 +142,9 @@ def log_power(images: tf.Tensor, eps: float = POWER_FLOOR) -> tf.Tensor:
     planes = tf.cast(images[..., 0], tf.float32)
     shape = tf.shape(planes)
     pixels = tf.cast(shape[1] * shape[2], tf.float32)
-    waves = tf.signal.fftshift(tf.signal.fft2d(tf.cast(planes, tf.complex64)), axes=(1, 2))
+    # Not by a cast, whose gradient drops the imaginary part and warns of it at every trace.
+    planes = tf.complex(planes, tf.zeros_like(planes))
+    waves = tf.signal.fftshift(tf.signal.fft2d(planes), axes=(1, 2))
     # Without an absolute value, which has no gradient at zero.
     power = (tf.square(tf.math.real(waves)) + tf.square(tf.math.imag(waves))) / pixels
     return tf.math.log(power + eps)[..., tf.newaxis]

@@ -250,6 +250,7 @@ def open_segmentation(
         counts={
             "training samples": len(training),
             "validation samples": len(validation) if validation is not None else 0,
+            "rejected translations left out": training.rejected,
         },
     )
 
