@@ -30,6 +30,24 @@ class Volume(click.ParamType):
         return int(number), int(volumes)
 
 
+REPAIR = click.option(
+    "--repair",
+    is_flag=True,
+    help="Read the database back and compute again what is damaged or missing.",
+)
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A decorator that gives commands the same options, shown in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def under_mpi(job: Callable[[Any], None]) -> None:
     """Run a job on all ranks; an error on one ends them all with one message."""
     from hpctem.parallel import abort_on_error, world

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hpctem.cli.command import commands
+from hpctem.cli.command import commands, with_options
 
 
 class QuantityParameter(click.ParamType):
@@ -84,31 +83,27 @@ class FrameParameter(click.ParamType):
         return int(value)
 
 
-def _reading(command: Callable) -> Callable:
-    """The options that both commands have."""
-    options = (
-        click.option(
-            "--lattice", metavar="NAME", help="Crystal (mos2, graphene) or a=3.16A,hexagonal."
-        ),
-        click.option(
-            "--pixel-size",
-            type=QuantityParameter("length", "13.4pm"),
-            help="Instead of the file's.",
-        ),
-        click.option("--rows", type=RowsParameter(), help="Only these rows, b not included."),
-        click.option("--frame", type=FrameParameter(), help="Of a stack: one, or all averaged."),
-        click.option(
-            "--energy", type=QuantityParameter("energy", "60keV"), help="Instead of the file's."
-        ),
-        click.option(
-            "--semiangle",
-            type=QuantityParameter("angle", "30mrad"),
-            help="Convergence semiangle, instead of the file's.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# The options of all commands that read a micrograph.
+_reading = with_options(
+    click.option(
+        "--lattice", metavar="NAME", help="Crystal (mos2, graphene) or a=3.16A,hexagonal."
+    ),
+    click.option(
+        "--pixel-size",
+        type=QuantityParameter("length", "13.4pm"),
+        help="Instead of the file's.",
+    ),
+    click.option("--rows", type=RowsParameter(), help="Only these rows, b not included."),
+    click.option("--frame", type=FrameParameter(), help="Of a stack: one, or all averaged."),
+    click.option(
+        "--energy", type=QuantityParameter("energy", "60keV"), help="Instead of the file's."
+    ),
+    click.option(
+        "--semiangle",
+        type=QuantityParameter("angle", "30mrad"),
+        help="Convergence semiangle, instead of the file's.",
+    ),
+)
 
 
 @commands.command()

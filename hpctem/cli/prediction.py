@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hpctem.cli.command import commands, under_mpi
+from hpctem.cli.command import commands, under_mpi, with_options
 from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParameter
 from hpctem.cli.training import FOLDER, require_tensorflow
 
@@ -34,39 +34,33 @@ class BorderParameter(click.ParamType):
         return width, unit
 
 
-def looking(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every command that runs a model over images: which, and how."""
-    options = (
-        click.option("--where", metavar="SQL", help="Of databases, the condition images fulfil."),
-        click.option("--part", metavar="NAME", help="Of a subset file, only this part."),
-        click.option("--draw", type=click.IntRange(min=0), help="Of a subset file; 0 without it."),
-        click.option(
-            "--rows", type=RowsParameter(), help="Of image files, only these; b not included."
-        ),
-        click.option("--frame", type=FrameParameter(), help="Of stacks: one, or all averaged."),
-        click.option(
-            "--pixel-size",
-            type=QuantityParameter("length", "13.4pm"),
-            help="Of image files, instead of what they say.",
-        ),
-        click.option(
-            "--tile", type=click.IntRange(min=8), help="Pixels; by default as in training."
-        ),
-        click.option(
-            "--step",
-            type=click.IntRange(min=1),
-            help="Pixels between tiles; a quarter of one by default.",
-        ),
-        click.option(
-            "--whole", is_flag=True, help="Each image at once, in no tiles: faster, more memory."
-        ),
-        click.option(
-            "--no-symmetries", is_flag=True, help="Once as it is, not turned and mirrored: 8 x."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# The options of every command that runs a model over images: which, and how.
+looking = with_options(
+    click.option("--where", metavar="SQL", help="Of databases, the condition images fulfil."),
+    click.option("--part", metavar="NAME", help="Of a subset file, only this part."),
+    click.option("--draw", type=click.IntRange(min=0), help="Of a subset file; 0 without it."),
+    click.option(
+        "--rows", type=RowsParameter(), help="Of image files, only these; b not included."
+    ),
+    click.option("--frame", type=FrameParameter(), help="Of stacks: one, or all averaged."),
+    click.option(
+        "--pixel-size",
+        type=QuantityParameter("length", "13.4pm"),
+        help="Of image files, instead of what they say.",
+    ),
+    click.option("--tile", type=click.IntRange(min=8), help="Pixels; by default as in training."),
+    click.option(
+        "--step",
+        type=click.IntRange(min=1),
+        help="Pixels between tiles; a quarter of one by default.",
+    ),
+    click.option(
+        "--whole", is_flag=True, help="Each image at once, in no tiles: faster, more memory."
+    ),
+    click.option(
+        "--no-symmetries", is_flag=True, help="Once as it is, not turned and mirrored: 8 x."
+    ),
+)
 
 
 def split_looking(options: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -9,45 +9,40 @@ from typing import Any
 
 import click
 
-from hpctem.cli.command import CONFIG, DATABASE, DEVICES, QUARANTINED, Volume, commands, under_mpi
+from hpctem.cli.command import (
+    CONFIG,
+    DATABASE,
+    DEVICES,
+    QUARANTINED,
+    REPAIR,
+    Volume,
+    commands,
+    under_mpi,
+    with_options,
+)
 
-
-def campaign_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every command that fills a database."""
-    options = (
-        click.option(
-            "-o", "--output", type=DATABASE, help="Database to fill; NAME.hdf5 by default."
-        ),
-        click.option(
-            "--limit", type=click.IntRange(min=1), help="Take the first N structures only."
-        ),
-        click.option(
-            "--volume", type=Volume(), help="Fill volume k of n, a complete file of its own."
-        ),
-        click.option(
-            "--device", type=DEVICES, default="auto", help="Where to compute.", show_default=True
-        ),
-        click.option(
-            "--fft",
-            type=click.Choice(["auto", "mkl_fft", "pyfftw", "scipy"]),
-            default="auto",
-            help="FFT on CPUs; auto takes the fastest installed.",
-        ),
-        click.option(
-            "--writer",
-            type=click.Choice(["auto", "mpio", "pwrite"]),
-            default="auto",
-            help="Parallel HDF5 or plain writes; both give the same bytes.",
-        ),
-        click.option(
-            "--repair",
-            is_flag=True,
-            help="Read the database back and compute again what is damaged or missing.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# The options of every command that simulates.
+campaign_options = with_options(
+    click.option("-o", "--output", type=DATABASE, help="Database to fill; NAME.hdf5 by default."),
+    click.option("--limit", type=click.IntRange(min=1), help="Take the first N structures only."),
+    click.option("--volume", type=Volume(), help="Fill volume k of n, a complete file of its own."),
+    click.option(
+        "--device", type=DEVICES, default="auto", help="Where to compute.", show_default=True
+    ),
+    click.option(
+        "--fft",
+        type=click.Choice(["auto", "mkl_fft", "pyfftw", "scipy"]),
+        default="auto",
+        help="FFT on CPUs; auto takes the fastest installed.",
+    ),
+    click.option(
+        "--writer",
+        type=click.Choice(["auto", "mpio", "pwrite"]),
+        default="auto",
+        help="Parallel HDF5 or plain writes; both give the same bytes.",
+    ),
+    REPAIR,
+)
 
 
 @commands.command()

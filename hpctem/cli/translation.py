@@ -8,37 +8,28 @@ from typing import Any
 
 import click
 
-from hpctem.cli.command import DATABASE, QUARANTINED, commands, under_mpi
+from hpctem.cli.command import DATABASE, QUARANTINED, REPAIR, commands, under_mpi, with_options
 from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParameter
 from hpctem.cli.simulation import tell_end
 from hpctem.cli.training import FOLDER, require_tensorflow
 
-
-def _filling(command: Any) -> Any:
-    """The options of both commands that fill a database with translated images."""
-    options = (
-        click.option("--limit", type=click.IntRange(min=1), help="Of DB, its first N structures."),
-        click.option(
-            "--own-scale",
-            is_flag=True,
-            help="Scale intensities by the images' own mean and deviation, not by those learnt.",
-        ),
-        click.option(
-            "--repair",
-            is_flag=True,
-            help="Read the database back and compute again what is damaged or missing.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# The options of both commands that fill a database with translated images.
+filling_options = with_options(
+    click.option("--limit", type=click.IntRange(min=1), help="Of DB, its first N structures."),
+    click.option(
+        "--own-scale",
+        is_flag=True,
+        help="Scale intensities by the images' own mean and deviation, not by those learnt.",
+    ),
+    REPAIR,
+)
 
 
 @commands.command()
 @click.argument("model", type=FOLDER)
 @click.argument("database", type=DATABASE, metavar="DB")
 @click.option("-o", "--output", required=True, type=DATABASE, help="Database to fill.")
-@_filling
+@filling_options
 def translate(
     model: Path, database: Path, output: Path, limit: int | None, own_scale: bool, repair: bool
 ) -> None:
@@ -77,7 +68,7 @@ def translate(
     type=QuantityParameter("length", "13.4pm"),
     help="Of an image file, instead of what it says.",
 )
-@_filling
+@filling_options
 def denoise(
     model: Path,
     source: str,
