@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic.json_schema import models_json_schema
 
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import MarkedYaml
 from hpctem.sections import hrtem, stem
+from hpctem.sections.accuracy import apply_accuracy
 from hpctem.sections.common import ELEMENT, Campaign, Section, nearest
+from hpctem.sections.stages import Stages, StagesFile
 
 
 class HrtemConfig(Section):
@@ -27,6 +30,8 @@ class HrtemConfig(Section):
     imaging: hrtem.Imaging
     labels: hrtem.Labels = hrtem.Labels()
     storage: hrtem.Storage = hrtem.Storage()
+
+    _accuracy = model_validator(mode="before")(apply_accuracy)
 
     @property
     def waves(self) -> int:
@@ -71,14 +76,24 @@ MODELS: dict[str, type[HrtemConfig] | type[StemConfig]] = {
     "hrtem": HrtemConfig,
     "stem": StemConfig,
 }
+STAGES = "stages"
 
 
 def check_config(document: MarkedYaml) -> Config:
     """The config of a parsed document; raises ConfigError with every mistake and its line."""
     if not isinstance(document.data, dict):
         raise ConfigError(document.error((), "a campaign file is a mapping of sections"))
+    # Where a campaign is computed is no part of it: see `check_stages`.
+    document = replace(document, data={k: v for k, v in document.data.items() if k != STAGES})
     model = _choose_model(document)
     return check_sections(document, model, lambda found: _suggest_technique(document, found))
+
+
+def check_stages(document: MarkedYaml) -> Stages:
+    """The stages that a parsed campaign file names; raises ConfigError with every mistake."""
+    named = document.data.get(STAGES) if isinstance(document.data, dict) else None
+    part = replace(document, data={} if named is None else {STAGES: named})
+    return check_sections(part, StagesFile).stages
 
 
 def check_sections(
@@ -177,7 +192,10 @@ def resolved(config: Config) -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of the campaign file, for editors that check while one types."""
-    references, described = models_json_schema([(m, "validation") for m in MODELS.values()])
+    sections = (*MODELS.values(), Stages)
+    references, described = models_json_schema([(m, "validation") for m in sections])
+    for model in MODELS.values():
+        described["$defs"][model.__name__]["properties"][STAGES] = references[Stages, "validation"]
     _finish_keys(described)
     named = {"properties": {"technique": {"const": "stem"}}, "required": ["technique"]}
     return {

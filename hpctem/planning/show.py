@@ -210,7 +210,8 @@ def format_benchmark(ranks: Sequence[Calibration], alone: Calibration | None) ->
     lines += [
         "",
         f"{format_rate(sum(rates))} structures/s, {format_rate(images * sum(rates))} images/s, "
-        f"{gib(int(size * sum(rates)))}/s written; the disk took {gib(int(mean.bandwidth))}/s",
+        f"{gib(int(size * sum(rates)))}/s written, {size * sum(rates) / mean.bandwidth:.1%} of the "
+        f"{gib(int(mean.bandwidth))}/s that the disk took",
         f"memory of a rank at its peak: {gib(int(mean.peak))}; "
         f"start {mean.startup:.1f} s, first structure with compiling {mean.warmup:.1f} s",
     ]
@@ -261,6 +262,7 @@ def describe_benchmark(ranks: Sequence[Calibration], alone: Calibration | None) 
         "bytes_per_second": sum(rates) * mean.work.stored_bytes,
         "bytes_per_structure": mean.work.stored_bytes,
         "disk_bytes_per_second": mean.bandwidth,
+        "disk_share": sum(rates) * mean.work.stored_bytes / mean.bandwidth,
         "peak_bytes": mean.peak,
         "startup_seconds": mean.startup,
         "first_structure_seconds": mean.warmup,

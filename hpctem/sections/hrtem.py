@@ -162,6 +162,11 @@ class Simulation(Section):
 
     energy: Annotated[float, Quantity("energy", 1e4, 2e6)]
     """Energy of the electrons."""
+    accuracy: Literal["fast", "standard", "converged"] | None = Field(
+        None,
+        exclude=True,  # what it stands for is in the keys that it fills in
+        description="fills in sampling, slices, phonons and focal planes that are not given",
+    )
     sampling: Annotated[float, Quantity("length", 0.01, 1.0)] = Field(
         0.1, description="pixel of potential and wave; adjusted down to fit the cell"
     )

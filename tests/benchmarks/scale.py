@@ -5,8 +5,8 @@
 Files are sparse: a terabyte takes no more of the disk here than its headers. The resume is that of
 the main job, from its lock to its stop before the first segment, with the journals that so many
 segments of one structure leave; on a busy machine only the processor's time means something. The
-model (`hpctem.planning.schedule`) takes what digests, reading back and journal records cost from
-measurements here; what GPUs and the filesystem do is assumed, and told.
+model (`hpctem.planning.schedule`) takes what a structure, digests, reading back and journal records
+cost a CPU core from measurements here; what GPUs and the filesystem do is assumed, and told.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from hpctem.database.journal import (
 )
 from hpctem.database.plan import plan_key, write_plan
 from hpctem.database.schema import Field, Layout, volume_range
+from hpctem.hrtem.campaign import compute_structure
 from hpctem.hrtem.experiment import Experiment
 from hpctem.planning.schedule import Pace, schedule
 from hpctem.planning.show import format_table
@@ -54,7 +55,8 @@ RANKS = 256
 # transforms (8 phonons, 11 foci, 640 pixels), what a parallel filesystem takes, how a job starts.
 GPU_IMAGES, BANDWIDTH, STARTUP = 350.0, 50e9, 60.0
 LARGEST_FILE = 16 * 2**40
-IMAGES, GPUS = (10**6, 10**7, 10**8), (8, 64, 256, 1024)
+IMAGES, GPUS, CORES = (10**6, 10**7, 10**8), (8, 64, 256, 1024), (1024, 16384)
+MODELLED = "au_on_carbon_varying_substrate"
 
 
 def lay_out_campaign(name: str, structures: range) -> Layout:
@@ -174,23 +176,37 @@ def measure_storage(folder: Path) -> Storage:
     return time_storage(rows, Layout(64, {"images": 11}, 1, fields), folder)
 
 
-def model(storage: Storage) -> list[dict[str, Any]]:
-    """Campaigns of the model at every number of GPUs, in volumes that files can hold."""
+def measure_compute() -> float:
+    """Processor seconds of one structure of the modelled campaign on one core, without its rows."""
+    config = read_campaign(CONFIGS / f"{MODELLED}.yaml").config
+    experiment = Experiment(config, select_backend("cpu"))
+    compute_structure(experiment, 0)  # compiles
+    begin = time.process_time()
+    compute_structure(experiment, 1)
+    return time.process_time() - begin
+
+
+def model(storage: Storage, compute: float) -> list[dict[str, Any]]:
+    """Campaigns of the model at every number of devices, in volumes that files can hold.
+
+    compute: seconds of a structure on a CPU core.
+    """
     told = []
     for images in IMAGES:
         structures = -(-images // 11)
-        whole = lay_out_campaign("au_on_carbon_varying_substrate", range(structures))
+        whole = lay_out_campaign(MODELLED, range(structures))
         volumes = -(-whole.data_bytes // LARGEST_FILE)
-        part = lay_out_campaign(
-            "au_on_carbon_varying_substrate", volume_range(structures, 1, volumes)
-        )
-        for gpus in GPUS:
-            pace = Pace(11 / GPU_IMAGES, storage, BANDWIDTH, STARTUP, background=True)
-            one = schedule(part, pace, 1, gpus)  # volumes one after the other
+        part = lay_out_campaign(MODELLED, volume_range(structures, 1, volumes))
+        kept = (storage.digests + storage.writing) * whole.structure_bytes
+        gpu = Pace(11 / GPU_IMAGES, storage, BANDWIDTH, STARTUP, background=True)
+        core = Pace(compute + kept, storage, BANDWIDTH, STARTUP)
+        devices = [(n, "GPUs", gpu) for n in GPUS] + [(n, "cores", core) for n in CORES]
+        for count, kind, pace in devices:
+            one = schedule(part, pace, 1, count)  # volumes one after the other
             told.append(
                 {
                     "images": images,
-                    "GPUs": gpus,
+                    "devices": f"{count} {kind}",
                     "bytes": whole.data_bytes,
                     "volumes": volumes,
                     "segments": part.segments * volumes,
@@ -208,11 +224,11 @@ def model(storage: Storage) -> list[dict[str, Any]]:
 
 def show_model(rows: list[dict[str, Any]]) -> str:
     """The model as a table."""
-    head = ["images", "GPUs", "TB", "volumes", "segments", "hours", "images/s", "commits/s"]
+    head = ["images", "on", "TB", "volumes", "segments", "hours", "images/s", "commits/s"]
     head += ["limit", "idle", "reading back, s", "resume, s"]
     lines = [
         [
-            *(f"{row['images']:.0e}".replace("+0", ""), str(row["GPUs"])),
+            *(f"{row['images']:.0e}".replace("+0", ""), row["devices"]),
             *(f"{row['bytes'] / 1e12:.3g}", str(row["volumes"]), str(row["segments"])),
             *(f"{row['seconds'] / 3600:.3g}", f"{row['images per second']:.0f}"),
             *(f"{row['commits per second']:.3g}", row["limit"], f"{row['idle']:.0%}"),
@@ -239,8 +255,10 @@ def main() -> None:
         found: dict[str, Any] = {"layout": measure_layout(folder, asked.structures)}
         found["resume"] = measure_resume(folder, asked.segments)
         storage = measure_storage(folder)
-    found |= {"storage": asdict(storage), "model": model(storage)}
-    for name in ("layout", "resume", "storage"):
+    compute = measure_compute()
+    found |= {"storage": asdict(storage), "compute": {"a structure, processor": compute}}
+    found["model"] = model(storage, compute)
+    for name in ("layout", "resume", "storage", "compute"):
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found[name].items()))
     print(f"assumed: {GPU_IMAGES:.0f} images/s of a GPU, {BANDWIDTH / 1e9:.0f} GB/s of all disks")
     print(show_model(found["model"]))

@@ -155,6 +155,9 @@ def test_benchmark_tells_every_step(run, variant):
     assert steps | {"digests", "writing"} <= told["seconds"].keys()
     assert all(told["seconds"][step] > 0 for step in steps)
     assert told["images_per_second"] == pytest.approx(4 * told["structures_per_second"])
+    written = told["bytes_per_structure"] * told["structures_per_second"]
+    assert told["bytes_per_second"] == pytest.approx(written)
+    assert told["disk_share"] == pytest.approx(written / told["disk_bytes_per_second"])
     assert 1e8 < told["peak_bytes"] < 1e10
     table = run("benchmark", variant())
     assert table.returncode == 0 and "a structure" in table.stdout and "100%" in table.stdout
