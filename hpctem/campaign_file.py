@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpctem.config import Config, check_config, resolved
+from hpctem.config import Config, check_config, check_stages, resolved
 from hpctem.database.reader import Database
-from hpctem.errors import ConfigError
+from hpctem.errors import ConfigError, DatabaseError
 from hpctem.inputs import list_files
 from hpctem.marked_yaml import MarkedYaml, parse_yaml, read_yaml
 
@@ -62,6 +62,7 @@ def read_campaign(path: str | Path, limit: int | None = None) -> CampaignFile:
     path = Path(path)
     document = read_yaml(path)
     config = check_config(document)
+    check_stages(document)
     inputs, located = {}, {}
     for place, name, keep in list_files(document):
         file = path.parent / name
@@ -80,9 +81,23 @@ def read_campaign(path: str | Path, limit: int | None = None) -> CampaignFile:
     return CampaignFile(document.text, _locate(document, located, limit), inputs)
 
 
+def require_campaign(database: Database) -> None:
+    """Raise DatabaseError where the images are an imported set, of which no campaign is known."""
+    if "import" in database.campaign:
+        raise DatabaseError(
+            f"{database.path} was imported: no campaign tells how its images were made, so that "
+            "there is nothing to report and there are no atoms; 'hpctem info' and 'hpctem show' "
+            "say what it holds"
+        )
+
+
 @contextmanager
 def reopen_campaign(database: Database) -> Iterator[CampaignFile]:
-    """The campaign of a database, its input files put into a temporary folder while in use."""
+    """The campaign of a database, its input files put into a temporary folder while in use.
+
+    Raises DatabaseError as `require_campaign` does.
+    """
+    require_campaign(database)
     texts = database.campaign
     document = parse_yaml(texts["config"], f"{database.path}:/entry/campaign/config")
     inputs = json.loads(texts["inputs"])

@@ -14,7 +14,7 @@ import numpy as np
 
 import hpctem
 from hpctem.backend import select_backend
-from hpctem.campaign_file import CampaignFile, reopen_campaign
+from hpctem.campaign_file import CampaignFile, reopen_campaign, require_campaign
 from hpctem.config import Config
 from hpctem.database.fill import Summary, fill
 from hpctem.database.finish import outside_is_intact, recall
@@ -294,6 +294,7 @@ def rebuild_structure(database: Database, row: int) -> Structure:
     Raises DatabaseError when the row does not exist, is not committed or is quarantined (with the
     reason), or when the atoms' digest is not the stored one.
     """
+    require_campaign(database)
     database.require("images", np.array([row]))
     place = int(database.structure_of("images", np.array(row)))
     stored = database.stored(ATOMS_DIGEST, np.array([place]))[0].tobytes()

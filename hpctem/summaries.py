@@ -108,6 +108,9 @@ def _format_arrays(found: Information) -> list[str]:
 def _format_origin(found: Information) -> list[str]:
     """Campaign, parent, versions and device."""
     lines = [f"campaign {found.name}, config hash {found.campaign.get('config_hash', 'unknown')}"]
+    if "import" in found.campaign:
+        imported = json.loads(found.campaign["import"])
+        lines.append(f"imported from {imported['source']}, licence: {imported['licence']}")
     try:
         parent = json.loads(found.campaign["parent"])
         translation = json.loads(found.campaign.get("translation", "{}"))
@@ -203,6 +206,8 @@ def name_repair(path: Path, layout: Layout | None) -> str:
     texts = layout.campaign if layout is not None else {}
     parent, limit = _read_origin(texts)
     words = ["hpctem", "image", parent, "CONFIG"] if parent else ["hpctem", "simulate", "CONFIG"]
+    if "import" in texts:
+        words = ["hpctem", "import", "FILE", "FOLDER"]
     if "translation" in texts:
         words = ["hpctem", json.loads(texts["translation"])["command"], "MODEL", parent]
     options = []

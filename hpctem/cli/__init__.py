@@ -8,12 +8,14 @@ import click
 
 from hpctem.cli import (
     curation,
+    importing,
     inspection,
     judging,
     machine,
     micrographs,
     prediction,
     simulation,
+    slurm,
     training,
     translation,
 )
@@ -23,6 +25,7 @@ from hpctem.errors import HpctemError
 __all__ = [
     "commands",
     "curation",
+    "importing",
     "inspection",
     "judging",
     "machine",
@@ -30,6 +33,7 @@ __all__ = [
     "micrographs",
     "prediction",
     "simulation",
+    "slurm",
     "training",
     "translation",
 ]

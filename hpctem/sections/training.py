@@ -77,7 +77,9 @@ class Source(Section):
 class Experiment(Section):
     """Experimental images that are learnt from, cut into squares."""
 
-    images: tuple[str, ...] = Field(min_length=1, description="micrographs (DM3, EMD, TIFF ...)")
+    images: tuple[str, ...] = Field(
+        min_length=1, description="micrographs (DM3, EMD, TIFF ...), or patterns as day_a/*.tif"
+    )
     rows: tuple[int, int] | None = Field(
         None, description="only the rows from the first to before the last, of every image"
     )

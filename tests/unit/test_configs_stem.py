@@ -22,7 +22,9 @@ from hpctem.tables import IMAGES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(
-    file.stem for file in CONFIGS.glob("*.yaml") if "technique: stem" in file.read_text()
+    file.stem
+    for file in CONFIGS.glob("*.yaml")
+    if {"campaign:", "  technique: stem"} <= set(file.read_text().splitlines())
 )
 MICROGRAPH = "example_Se_implanted_MoS2.dm3"
 # Electrons in a pA us, by the elementary charge.
@@ -72,9 +74,10 @@ def drawn(distribution: Distribution) -> tuple[float, ...]:
     return distribution.parameters
 
 
-def test_all_eight_are_there() -> None:
+def test_all_twelve_are_there() -> None:
     assert NAMES == [
-        *("atomvision_2d", "graphene", "mos2_cyclegan", "mos2_se_implanted", "srtio3"),
+        *("atomvision_2d", "graphene", "graphene_vacancies", "mos2_cyclegan", "mos2_se_implanted"),
+        *("mos2_vacancies_double", "mos2_vacancies_metal", "mos2_vacancies_single", "srtio3"),
         *("wse2_cyclegan", "wse2_manual_noise", "wse2_small"),
     ]
 

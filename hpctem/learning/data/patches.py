@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +97,8 @@ def read_experiment(
     which no square fits, and as `preparation.measure_preparation` does.
     """
     images, sizes = [], []
-    for name in section.images:
+    names = [file for name in section.images for file in _find_files(name, locate)]
+    for name in names:
         path, separator, signal = name.partition("::")
         found = read_micrograph(f"{locate(path)}{separator}{signal}", section.frame)
         image = _take_rows(found.image, section.rows, name)
@@ -114,12 +117,22 @@ def read_experiment(
     how = measure_preparation(images, section.preparation)
     return Patches(
         tuple(prepare(image, how) for image in images),
-        tuple(section.images),
+        tuple(names),
         how,
         patch,
         (min(sizes), max(sizes)) if sizes else None,
         separate_seed(seed),
     )
+
+
+def _find_files(name: str, locate: Callable[[str], Path]) -> list[str]:
+    """The files that a name means: itself, or of a pattern such as day_a/*.tif all that fit."""
+    if not glob.has_magic(name) or locate(name).exists():
+        return [name]
+    found = sorted(glob.glob(str(locate(name)), recursive=True))
+    if not found:
+        raise ConfigError(f"experiment.images: no file is called {locate(name)}")
+    return [os.path.relpath(path, locate(".")) for path in found]
 
 
 def separate_seed(seed: int) -> int:
