@@ -85,3 +85,34 @@ build_wheel() {
     rm -rf "$scratch"
     trap - EXIT
 }
+
+# Puts hpctem on the PATH: that of the active environment, else the one that jobs/quickstart makes.
+# shellcheck disable=SC2154 # root is set by the scripts that source this
+find_hpctem() {
+    command -v hpctem >/dev/null || PATH=$root/.venv/bin:$PATH
+    command -v hpctem >/dev/null || fail "there is no hpctem on the PATH, nor in $root/.venv:
+activate its environment, or run jobs/quickstart"
+    export PATH
+}
+
+# Runs a command on ranks, in place of this script: launch RANKS COMMAND... HPCTEM_LAUNCHER says how
+# (srun --mpi=pmix, mpirun, none): by default srun within an allocation, else mpirun where it is.
+# HPCTEM_RANKS ranks are started by mpirun, without it those of the allocation, else RANKS. With
+# HPCTEM_RANK_LOGS each rank also writes a log in that folder.
+# shellcheck disable=SC2154
+launch() {
+    local ranks=${HPCTEM_RANKS:-${SLURM_NTASKS:-$1}} usual=none start
+    shift
+    if [ -n "${SLURM_JOB_ID:-}" ] && command -v srun >/dev/null; then
+        usual='srun --mpi=pmix'
+    elif [ "$ranks" -gt 1 ] && command -v mpirun >/dev/null; then
+        usual=mpirun
+    fi
+    read -ra start <<<"${HPCTEM_LAUNCHER:-$usual}"
+    case ${start[0]} in
+        none) start=() ;;
+        mpirun | mpiexec) start+=(-n "$ranks") ;;
+    esac
+    if [ -n "${HPCTEM_RANK_LOGS:-}" ]; then set -- "$root/jobs/rank" "$HPCTEM_RANK_LOGS" "$@"; fi
+    exec "${start[@]}" "$@"
+}

@@ -24,8 +24,8 @@ FLOW = (
     *("structures", "optics", "detection", "labels", "column_labels", "report", "micrographs"),
     *("parallel", "database", "collection", "subsets", "inputs", "campaign_file"),
     *("conditions", "tables", "hrtem", "stem", "techniques", "memory", "simulate"),
-    *("reimaging", "export", "pictures", "summaries", "page", "learning"),
-    *("calibration", "planning", "examinations", "doctor", "cli", "__main__"),
+    *("reimaging", "export", "pictures", "summaries", "page", "learning", "importing"),
+    *("calibration", "planning", "slurm", "examinations", "doctor", "cli", "__main__"),
 )
 # The object of a notebook offers, as methods, what stands above it.
 METHODS = {"collection/collection.py": ("subsets", "pictures")}
