@@ -101,6 +101,7 @@ def evaluate(
             output,
             *split_looking(looked_at),
             Finding(threshold, apart or RADIUS),
+            own_scale=looked_at["own_scale"],
         )
         request = Request(looked, truths, Rules(radius, border), by, seed)
         report = evaluate_model(request, communicator)

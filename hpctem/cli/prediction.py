@@ -48,6 +48,11 @@ looking = with_options(
         type=QuantityParameter("length", "13.4pm"),
         help="Of image files, instead of what they say.",
     ),
+    click.option(
+        "--own-scale",
+        is_flag=True,
+        help="Scale each image by its own mean and deviation, not by those learnt.",
+    ),
     click.option("--tile", type=click.IntRange(min=8), help="Pixels; by default as in training."),
     click.option(
         "--step",
@@ -165,6 +170,7 @@ def predict(
                 *split_looking(looked),
                 Finding(threshold, radius or RADIUS, border, least_area, positions),
                 written,
+                looked["own_scale"],
             ),
             communicator,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hpctem.errors import ConfigError
-from hpctem.learning.realism.image_sets import Choice, Cutting, read_set
+from hpctem.learning.realism.image_sets import Choice, Cutting, read_set, spread_counts
 
 
 def test_patches_of_a_database_are_parts_of_its_images_scaled_together(small_scans: Path) -> None:
@@ -36,6 +36,24 @@ def test_patches_of_a_database_are_parts_of_its_images_scaled_together(small_sca
     mean, deviation = values.mean(), values.std()
     known = np.clip((values - mean) / (3.5 * deviation), -1, 1)
     np.testing.assert_allclose(found.patches[inside], known[inside], atol=1e-4)
+
+
+def test_counts_fill_a_histogram_without_gaps(small: Path) -> None:
+    """Each stands for the intensities half a step about it; else whole counts make a comb."""
+    found = read_set(f"counts={small}", Choice(), Cutting(16, 64, 1))
+    with h5py.File(small) as file:
+        counts = file["/entry/images/intensity"][()]
+    assert counts.dtype == np.uint16
+    low, high = np.percentile(found.patches, [20, 80])
+    greys = np.linspace(low, high, 65)
+    assert (np.histogram(found.patches, greys)[0] > 0).all()
+    again = read_set(f"counts={small}", Choice(), Cutting(16, 64, 1))
+    np.testing.assert_array_equal(again.patches, found.patches)
+    spread = spread_counts(counts[0], 3, "counts", 5)
+    assert spread.dtype == np.float32
+    np.testing.assert_allclose(spread, counts[0], atol=0.501)
+    assert np.std(spread - counts[0]) == pytest.approx(np.sqrt(1 / 12), rel=0.02)
+    assert spread_counts(spread, 3, "counts", 5) is spread
 
 
 def test_conditions_choose_and_what_is_left_must_be_something(small_scans: Path) -> None:

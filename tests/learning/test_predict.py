@@ -45,7 +45,12 @@ SLOPE, BRIGHT, DARK = 30.0, 0.6, 0.1
 LEFT = (1 + 1e-3) ** -2
 
 
-def make_model(folder: Path, kind: str = "defects", pixel: float = PIXEL) -> Path:
+def make_model(
+    folder: Path,
+    kind: str = "defects",
+    pixel: float = PIXEL,
+    prepare: Prepare | None = None,
+) -> Path:
     """A model folder. Its network passes each pixel v of 0...1 on to the logits of 'bright',
     30 (v - 0.6), and 'dark', 30 (0.1 - v), beside 0 for the background."""
     folder.parent.mkdir(exist_ok=True, parents=True)
@@ -70,8 +75,9 @@ def make_model(folder: Path, kind: str = "defects", pixel: float = PIXEL) -> Pat
     kernel[0, 0, 0] = 0.0, SLOPE / LEFT, -SLOPE / LEFT
     bias[:] = 0.0, -SLOPE * BRIGHT, SLOPE * DARK
     network.get_layer("logits").set_weights([kernel, bias])
+    how = prepare or Prepare(False, "image")
     kept = Kept(
-        {"network": network}, {"image": Prepare(False, "image")}, ("bright", "dark"),
+        {"network": network}, {"image": how}, ("bright", "dark"),
         (pixel, pixel), (32, 32),
     )  # fmt: skip
     return save_model(folder, file, kept, {"train": "00"}, {})
@@ -222,6 +228,31 @@ def test_other_pixels_are_resampled_with_a_note_and_mapped_back(model, tmp_path,
         check_points(read_table(out), "bright", own[0], 0.2)
         check_points(read_table(out), "dark", own[1], 0.2)
         assert Image.open(out / f"scene{scale}.mask.png").size == draw_scene(scale).shape[::-1]
+
+
+def test_images_of_other_units_are_told_and_can_be_scaled_by_themselves(tmp_path, capsys) -> None:
+    """A model that scales by the limits of its training's images, as those of Khan et al. 2023."""
+    scene = draw_scene()
+    mean, deviation = float(scene.mean()), float(scene.std())
+    how = Prepare(False, "group", mean - 3.5 * deviation, mean + 3.5 * deviation)
+    own = make_model(tmp_path / "group", prepare=how)
+    choice = Choice(pixel_size=PIXEL)
+    np.save(tmp_path / "same.npy", scene)
+    run(own, tmp_path / "same", tmp_path / "same.npy", choice=choice)
+    # Their tops are cut off, which moves their centres a little.
+    check_points(read_table(tmp_path / "same"), "bright", LIGHT, 0.2)
+    assert "--own-scale" not in capsys.readouterr().err
+    # As another detector would have recorded it.
+    np.save(tmp_path / "other.npy", 40 * scene + 3e6)
+    run(own, tmp_path / "lost", tmp_path / "other.npy", choice=choice)
+    assert "100% of the pixels lie outside the range" in capsys.readouterr().err
+    bright = [row for row in read_table(tmp_path / "lost") if row["class"] == "bright"]
+    assert len(bright) < len(LIGHT)  # all pixels are as bright as can be
+    run(own, tmp_path / "found", tmp_path / "other.npy", choice=choice, own_scale=True)
+    assert "--own-scale" not in capsys.readouterr().err
+    check_points(read_table(tmp_path / "found"), "bright", LIGHT, 0.2)
+    said = json.loads((tmp_path / "found/prediction.json").read_text())
+    assert said["preparation"] == {"own_scale": True}
 
 
 def test_an_unknown_pixel_size_is_told_and_leaves_angstrom_empty(model, tmp_path, capsys) -> None:

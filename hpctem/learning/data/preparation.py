@@ -153,6 +153,20 @@ def measure_preparation(images: Iterable[np.ndarray], section: Preparation) -> P
     return Prepare(section.median, "group", low, high)
 
 
+def tell_range(prepared: np.ndarray) -> str:
+    """What is to be said where prepared images do not fit the limits of the training's, else ''.
+
+    prepared  float32, -1...1, by the limits of a group
+    """
+    cut = float(np.mean(np.abs(prepared) >= 1))
+    if cut < 0.05 and np.std(prepared) > 0.05:
+        return ""
+    return (
+        f"{cut:.0%} of the pixels lie outside the range of the images that were learnt from, all "
+        f"spread over {np.std(prepared):.2g} of it: --own-scale takes the image's own range"
+    )
+
+
 def remember(tell: Callable[[Database], T]) -> Callable[[Database], T]:
     """The same function of a database, which works it out once for each that is open."""
     known: WeakKeyDictionary[Database, T] = WeakKeyDictionary()

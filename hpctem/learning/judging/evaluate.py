@@ -157,6 +157,7 @@ def draw_up(request: Request, plan: Plan, records: Sequence[Record]) -> dict[str
             **asdict(looked.choice),
         },
         "settings": {
+            "preparation": {"own_scale": looked.own_scale},
             "tiling": asdict(looked.tiling),
             "finding": asdict(looked.finding),
             "matching": asdict(request.rules),

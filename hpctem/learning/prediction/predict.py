@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,12 @@ import numpy as np
 import hpctem
 from hpctem.database.journal import write_durably
 from hpctem.errors import ConfigError
-from hpctem.learning.data.preparation import filter_recorded
+from hpctem.learning.data.preparation import (
+    filter_recorded,
+    measure_preparation,
+    prepare,
+    tell_range,
+)
 from hpctem.learning.prediction.display import PredictionDisplay
 from hpctem.learning.prediction.files import (
     WRITTEN,
@@ -50,6 +55,7 @@ from hpctem.learning.prediction.resampling import find_mean_size, find_sizes, ma
 from hpctem.learning.prediction.sources import Choice, Shot, Source, list_sources
 from hpctem.learning.training.model_folder import Model, open_model
 from hpctem.parallel import Communicator, share_cyclically
+from hpctem.sections.training import SegmentationConfig
 
 FORMAT = "hpctem-prediction-1"
 SUMMARY, TABLE, FEATURES = "prediction.json", "positions.csv", "positions.json"
@@ -75,7 +81,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Request:
-    """What is predicted, and what of it is written; written: of `WRITTEN`, None by the source."""
+    """What is predicted, and what of it is written.
+
+    written    of `WRITTEN`; None: by the source
+    own_scale  of a model that scales images by the limits of its training's: each image by its own
+               mean and deviation instead
+    """
 
     model: Path
     sources: tuple[str, ...]
@@ -84,6 +95,7 @@ class Request:
     tiling: Tiling = field(default_factory=Tiling)
     finding: Finding = field(default_factory=Finding)
     written: tuple[str, ...] | None = None
+    own_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,8 +166,9 @@ def predict(request: Request, communicator: Communicator) -> list[Predicted] | N
 def look(job: Job, shot: Shot, tell: Tell | None = None) -> Seen:
     """What a network says of one image, and where it finds what."""
     finding = job.finding
+    predictor = choose_predictor(job, shot)
     probabilities = predict_probabilities(
-        job.predictor,
+        predictor,
         shot.image,
         shot.pixel_size,
         filtered=shot.filtered,
@@ -173,8 +186,25 @@ def look(job: Job, shot: Shot, tell: Tell | None = None) -> Seen:
         way=job.way,
     )
     mask = make_mask(probabilities, finding.threshold)
-    note = match_pixels(shot.pixel_size, job.predictor.pixel_sizes).note
-    return Seen(shot, probabilities, mask, found, note)
+    notes = [match_pixels(shot.pixel_size, job.predictor.pixel_sizes).note]
+    how = predictor.prepares(shot.filtered)
+    if how.scale == "group" and not job.request.own_scale:
+        notes.append(tell_range(prepare(shot.image, how)))
+    return Seen(shot, probabilities, mask, found, "; ".join(filter(None, notes)))
+
+
+def choose_predictor(job: Job, shot: Shot) -> Predictor:
+    """The job's predictor, or with `own_scale` one whose limits are those of this image.
+
+    Raises ConfigError for an image whose pixels are all equal or not finite.
+    """
+    predictor, config = job.predictor, job.model.config
+    if not job.request.own_scale or predictor.prepare.scale != "group":
+        return predictor  # by its own range every image is scaled already
+    assert isinstance(config, SegmentationConfig)
+    how = predictor.prepares(shot.filtered)
+    section = config.data.preparation.model_copy(update={"median": how.median})
+    return replace(predictor, prepare=measure_preparation([shot.image], section))
 
 
 def border_in_pixels(border: tuple[float, str], pixel_size: float | None) -> float:
@@ -273,6 +303,7 @@ def _write_summary(job: Job, predicted: Sequence[Predicted]) -> None:
         "hpctem": hpctem.__version__,
         "model": {"name": model.name, "kind": model.kind, "digest": model.digest},
         "classes": list(model.classes),
+        "preparation": {"own_scale": request.own_scale},
         "tiling": {**asdict(request.tiling), "tile": tile, "step": step},
         "finding": {**asdict(job.finding), "way": job.way},
         "images": [describe_predicted(one) for one in predicted],

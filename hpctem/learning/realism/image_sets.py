@@ -165,13 +165,25 @@ def _cut_collection(
                     f"{name}: images of {' x '.join(map(str, image.shape))} pixels have no room "
                     f"for patches of {side}: give a smaller --patch"
                 )
-            raw.append(_cut(image, side, generator))
+            raw.append(spread_counts(_cut(image, side, generator), cutting.seed, name, k))
         sizes = chosen.column("pixel_size") if "pixel_size" in chosen.columns else np.array([])
         sizes = sizes[np.isfinite(sizes)]
         pixel_size = float(np.median(sizes)) if len(sizes) else None
     how = measure_preparation(raw, Preparation(median=median, scale="group"))
     patches = np.stack([prepare(patch, how) for patch in raw])
     return ImageSet(name, patches, (), pixel_size, images)
+
+
+def spread_counts(patch: np.ndarray, seed: int, name: str, number: int) -> np.ndarray:
+    """Whole counts (side, side) spread evenly over their steps, float32; others as they are.
+
+    A count stands for all intensities half a step about it. Left whole, a few dozen counts would
+    fill a few dozen of the 256 bins of a histogram, and nothing could be compared with it.
+    """
+    if patch.dtype.kind not in "iu":
+        return patch
+    steps = Streams(seed)(f"realism/{name}/steps", number).uniform(-0.5, 0.5, patch.shape)
+    return (patch + steps).astype(np.float32)
 
 
 def _cut(image: np.ndarray, side: int, generator: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from hpctem.database.journal import write_durably
 from hpctem.errors import ConfigError
 from hpctem.export.rasters import write_tiff
 from hpctem.learning.cyclegan.picture import draw_cycle
-from hpctem.learning.data.preparation import measure_preparation, prepare
+from hpctem.learning.data.preparation import measure_preparation, prepare, tell_range
 from hpctem.learning.prediction.inference import Tell, blend_tiles
 from hpctem.learning.prediction.resampling import PixelSize, count_pixels, match_pixels, resample
 from hpctem.learning.prediction.sources import Shot
@@ -75,7 +75,7 @@ def denoise_image(
     back = (1 / match.factor[0], 1 / match.factor[1])
     after = np.ascontiguousarray(resample(blended, back, before.shape, order=1))
     sizes = _pair(shot.pixel_size)
-    notes = [match.note, _tell_range(before), _tell_fidelity(before, after, sizes)]
+    notes = [match.note, tell_range(before), _tell_fidelity(before, after, sizes)]
     return Denoised(before, after, sizes, tuple(filter(None, notes)))
 
 
@@ -110,17 +110,6 @@ def _pair(size: PixelSize | None) -> tuple[float, float] | None:
         return None
     y, x = np.broadcast_to(np.asarray(size, dtype=float), (2,))
     return float(y), float(x)
-
-
-def _tell_range(before: np.ndarray) -> str:
-    """What is to be said where the image does not fit the range of the experiment."""
-    cut = float(np.mean(np.abs(before) >= 1))
-    if cut < 0.05 and np.std(before) > 0.05:
-        return ""
-    return (
-        f"{cut:.0%} of the pixels lie outside the range of the images that were learnt from, all "
-        f"spread over {np.std(before):.2g} of it: --own-scale takes the image's own range"
-    )
 
 
 def _tell_fidelity(before: np.ndarray, after: np.ndarray, sizes: tuple[float, float] | None) -> str:
