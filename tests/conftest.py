@@ -46,9 +46,9 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 TESTS = Path(__file__).parent
-NEVER_SKIPPED = ("mpi", "learning")
+NEVER_SKIPPED = ("mpi", "slurm", "learning")
 # Long tests first, so that short ones fill the end; TensorFlow is loaded after those that fork.
-FOLDERS = ("mpi", "faults", "cli", "physics", "unit", "gpu", "learning")
+FOLDERS = ("slurm", "mpi", "faults", "cli", "physics", "unit", "gpu", "learning")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 try:
@@ -62,9 +62,9 @@ else:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything under tests/mpi, learning and gpu, so that no file can forget to; sort."""
+    """Mark all under tests/mpi, slurm, learning and gpu, so that no file can forget to; sort."""
     for item in items:
-        if (folder := folder_of(item)) in ("mpi", "learning", "gpu"):
+        if (folder := folder_of(item)) in (*NEVER_SKIPPED, "gpu"):
             item.add_marker(folder)
     places = {folder: place for place, folder in enumerate(FOLDERS)}
     items.sort(key=lambda item: (not is_alone(item), places.get(folder_of(item), len(FOLDERS))))
@@ -181,7 +181,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under CI=true a skipped MPI or Horovod test fails: there the machine must have both."""
+    """Under CI=true a skipped MPI, Slurm or Horovod test fails: there the machine must have all."""
     report = yield
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         if any(item.get_closest_marker(name) is not None for name in NEVER_SKIPPED):
@@ -202,7 +202,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 def fail_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
-    report.longrepr = f"CI=true and a test of MPI or learning was skipped: {reason}"
+    report.longrepr = f"CI=true and a test of MPI, Slurm or learning was skipped: {reason}"
 
 
 @pytest.fixture(scope="session")

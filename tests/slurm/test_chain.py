@@ -1,0 +1,95 @@
+"""A campaign from `submit` to the judged network: across two nodes, as an array, with GPUs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+from chains import (
+    STRUCTURES,
+    await_done,
+    hpctem,
+    job_of,
+    look,
+    sha256,
+    submit,
+    write_site,
+    write_tiny,
+)
+from cluster import Cluster
+from small_campaigns import write_campaign
+
+ROOT = Path(__file__).parents[2]
+WHOLE = ("simulate", "verify", "report", "subset", "train", "evaluate")
+
+
+def test_a_campaign_goes_from_submit_to_evaluate_on_two_nodes(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    campaign = write_campaign(
+        tmp_path,
+        ("simulate: {", "simulate: {nodes: 2, ranks_per_node: 1, "),
+        ("verify: {", "verify: {nodes: 2, ranks_per_node: 1, "),
+        (
+            "train_cluster_small.yaml, ",
+            "train.yaml, nodes: 2, gpus_per_node: 1, transport: horovod, ",
+        ),
+        of=ROOT / "configs" / "cluster_small.yaml",
+        name="cluster_small.yaml",
+    )
+    training = (ROOT / "configs" / "train_cluster_small.yaml").read_text()
+    (tmp_path / "train.yaml").write_text(training)
+    chain = submit(slurm, campaign)
+    jobs = [job_of(chain, stage) for stage in WHOLE]
+    for before, job in itertools.pairwise(jobs):
+        assert f"afterok:{before}" in slurm.show(job)["Dependency"]
+    await_done(slurm, chain, "6-evaluate", timeout=500)
+
+    told = look(slurm, chain)
+    assert tuple(told) == WHOLE and {stage["state"] for stage in told.values()} == {"done"}
+    assert (told["simulate"]["done"], told["simulate"]["total"]) == (40, 40)
+    for stage in ("simulate", "train"):
+        assert slurm.show(job_of(chain, stage))["NodeList"] == "n[1-2]"
+    assert len(list((chain / "logs" / "1-simulate.ranks").iterdir())) == 2
+    assert (chain / "cluster_small.report.html").stat().st_size > 10_000
+    parts = json.loads((chain / "subset.json").read_text())
+    assert parts  # how they are drawn is tested elsewhere
+    with open(chain / "cluster_small_network" / "history.csv") as file:
+        assert len(list(csv.reader(file))) == 3  # two epochs
+    assert list((chain / "evaluation").glob("*.json"))
+
+
+def test_volumes_are_an_array_of_jobs_under_mpirun_and_one_database(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    campaign = write_tiny(tmp_path, simulate={"volumes": 3}, verify={})
+    chain = submit(slurm, campaign, write_site(tmp_path, launcher="mpirun"))
+    await_done(slurm, chain, "2-verify")
+    assert look(slurm, chain)["simulate"]["done"] == STRUCTURES
+    volumes = sorted(chain.glob("tiny.v*of3.hdf5"))
+    assert len(volumes) == 3
+    alone = hpctem(slurm, "simulate", campaign, "--volume", "2/3", folder=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert sha256(volumes[1]) == sha256(tmp_path / "tiny.v2of3.hdf5")
+    found = hpctem(slurm, "query", *volumes, "--where", "dose = 400", "--count")
+    assert found.stdout.strip() == str(STRUCTURES), found.stderr
+
+
+def test_each_rank_sees_the_gpus_that_were_asked_for(slurm: Cluster, tmp_path: Path) -> None:
+    # What Slurm runs before each rank notes what the rank is given.
+    prolog, notes = tmp_path / "prolog", tmp_path / "notes"
+    seen = "$SLURM_STEP_NUM_TASKS $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES"
+    prolog.write_text(f"#!/bin/bash\necho {seen} >>{notes}\n")
+    prolog.chmod(0o755)
+    site = write_site(tmp_path, setup=[f"export SLURM_TASK_PROLOG={prolog}"])
+    few = ("structures: 84", "structures: 2")
+    gpus = {"partition": "gpu", "nodes": 2, "ranks_per_node": 1, "gpus_per_node": 2}
+    chain = submit(slurm, write_tiny(tmp_path, few, simulate={}, verify=gpus), site)
+    await_done(slurm, chain, "2-verify")
+    told = [line.split() for line in notes.read_text().splitlines()]
+    ranks_of_simulate, ranks_of_verify = told[:2], told[2:]
+    assert ranks_of_simulate == [["2", "n1"]] * 2
+    assert sorted(ranks_of_verify) == [["2", "n1", "0,1"], ["2", "n2", "0,1"]]
+    assert slurm.show(job_of(chain, "verify"))["TresPerNode"] == "gres:gpu:a40:2"
