@@ -47,7 +47,7 @@ for _name, _value in ENVIRONMENT.items():
 
 TESTS = Path(__file__).parent
 NEVER_SKIPPED = ("mpi", "slurm", "learning")
-# Long tests first, so that short ones fill the end; TensorFlow is loaded after those that fork.
+# Long tests first, so that short ones fill the end.
 FOLDERS = ("slurm", "mpi", "faults", "cli", "physics", "unit", "gpu", "learning")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
