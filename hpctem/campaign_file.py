@@ -34,7 +34,7 @@ class CampaignFile:
     @cached_property
     def description(self) -> dict[str, str]:
         """Every key of the resolved config with its value; files by their content."""
-        values = dict(_flatten(resolved(self.config)))
+        values = dict(flatten_keys(resolved(self.config)))
         for key in self.inputs:  # of a list of files its places stand for themselves
             values.pop(key.rpartition(".")[0], None)
         return values | {key: f"{f['name']} {f['digest']}" for key, f in self.inputs.items()}
@@ -46,10 +46,11 @@ class CampaignFile:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def flatten_keys(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of nested sections, as 'section.key', with its value as JSON."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else key)
+            yield from flatten_keys(item, f"{name}.{key}" if name else key)
     else:
         yield name, json.dumps(value)
 

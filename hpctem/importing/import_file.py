@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from hpctem.campaign_file import flatten_keys
 from hpctem.config import check_sections
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import read_yaml
@@ -30,21 +29,13 @@ class ImportFile:
     @cached_property
     def description(self) -> dict[str, str]:
         """Every key with its value as JSON, in the units of the internals."""
-        return dict(_flatten(json.loads(self.config.model_dump_json())))
+        return dict(flatten_keys(json.loads(self.config.model_dump_json())))
 
     @cached_property
     def hash(self) -> str:
         """BLAKE2b-128 of all keys, in hexadecimal."""
         text = json.dumps(self.description, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else key)
-    else:
-        yield name, json.dumps(value)
 
 
 def read_import_file(path: str | Path) -> ImportFile:
