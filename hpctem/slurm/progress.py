@@ -5,9 +5,7 @@ prints it for the job scripts, which count the starts that brought nothing.
 from __future__ import annotations
 
 import glob
-import json
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +111,8 @@ def fingerprint(argument: str) -> str:
     Of a database, or of one that a campaign file names, the number of committed structures, of a
     training the place of its last checkpoint.
     """
+    from hpctem.learning.training.checkpoints import DAMAGE, list_checkpoints, read_place
+
     path = Path(argument)
     if path.suffix in (".yaml", ".yml"):
         path = _named_by(path)
@@ -120,13 +120,12 @@ def fingerprint(argument: str) -> str:
         volumes = sorted(path.parent.glob(f"{glob.escape(path.stem)}.v*of*.hdf5"))
         files = [path] if path.exists() else volumes
         return "+".join(_count_committed(file) for file in files)
-    for checkpoint in sorted((path / "checkpoints").glob("[0-9]*.npz"), reverse=True):
+    for checkpoint in reversed(list_checkpoints(path)):
         try:
-            with zipfile.ZipFile(checkpoint) as archive:
-                place = json.loads(archive.read("place.json"))
-            return f"{place['epoch']}.{place['step']}"
-        except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+            place = read_place(checkpoint)
+        except DAMAGE:
             continue
+        return f"{place.epoch}.{place.step}"
     return ""
 
 

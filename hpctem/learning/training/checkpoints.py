@@ -185,12 +185,22 @@ def read_archive(path: Path) -> tuple[Place, dict[str, np.ndarray]]:
         for name in archive.namelist():
             with archive.open(name) as part:
                 if name == PLACE:
-                    said = json.loads(part.read())
-                    place = Place(**{f.name: said[f.name] for f in fields(Place)})
+                    place = _parse_place(part.read())
                 else:
                     array = np.lib.format.read_array(part, allow_pickle=False)
                     arrays[name.removesuffix(".npy")] = array
     return place, arrays
+
+
+def read_place(path: Path) -> Place:
+    """The place alone of a checkpoint, without its variables; raises as `read_archive`."""
+    with zipfile.ZipFile(path) as archive:
+        return _parse_place(archive.read(PLACE))
+
+
+def _parse_place(text: bytes) -> Place:
+    said = json.loads(text)
+    return Place(**{f.name: said[f.name] for f in fields(Place)})
 
 
 def _number(path: Path) -> int:
