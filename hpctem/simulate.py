@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from hpctem.database.fill import Summary, fill
 from hpctem.database.finish import outside_is_intact, recall
 from hpctem.database.hdf5 import open_file, read_layout
 from hpctem.database.journal import journal_folder
+from hpctem.database.plan import identify_code
 from hpctem.database.reader import Database
 from hpctem.database.repair import find_marker
 from hpctem.database.schema import ATOMS_DIGEST, Layout, volume_path, volume_range
@@ -127,13 +127,10 @@ def identify(campaign: CampaignFile, experiment: Experiment) -> dict[str, str]:
 def _digest_code(technique: str) -> str:
     """Version and digest of the modules that decide the bytes of a result."""
     folder = Path(hpctem.__file__).parent
-    state = hashlib.blake2b(digest_size=8)
     parts = [folder / name for name in (*DECIDING, technique)]
     files = [part.with_suffix(".py") for part in parts if not part.is_dir()]
     files += [f for part in parts for f in part.rglob("*") if f.suffix in (".py", ".csv")]
-    for file in sorted(files):
-        state.update(file.read_bytes())
-    return f"{hpctem.__version__} {state.hexdigest()}"
+    return identify_code(files)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hpctem.cli.command import CONFIG, DATABASE, QUARANTINED, REPAIR, commands, under_mpi
-from hpctem.cli.simulation import tell_end
+from hpctem.cli.command import CONFIG, DATABASE, REPAIR, commands, under_mpi
+from hpctem.cli.simulation import end_filling
 
 
 @commands.command("import")
@@ -34,8 +33,9 @@ def import_set(file: Path, folder: Path, output: Path | None, repair: bool) -> N
     """
 
     def job(communicator: Any) -> None:
+        from hpctem.database.fill import fill
         from hpctem.importing.import_file import read_import_file
-        from hpctem.importing.job import fill_import, plan_import
+        from hpctem.importing.job import plan_import
         from hpctem.parallel import ProgressDisplay, listen_for_stop
 
         stop = listen_for_stop()
@@ -43,20 +43,17 @@ def import_set(file: Path, folder: Path, output: Path | None, repair: bool) -> N
         planned = communicator.on_root(lambda: plan_import(read, folder))
         path = output or Path(f"{read.config.set.name}.hdf5")
         display = ProgressDisplay(planned.layout.rows_per_structure["images"])
-        summary = fill_import(
-            planned,
+        summary = fill(
             path,
+            planned.layout,
+            planned.identity,
+            planned.compute,
             communicator,
             repair=repair,
             stop=stop,
             progress=display,
             interval=display.interval,
         )
-        if communicator.rank == 0:
-            tell_end(path, summary)
-        if not summary.complete:
-            sys.exit(1)
-        if summary.quarantined:
-            sys.exit(QUARANTINED)
+        end_filling(communicator, path, summary)
 
     under_mpi(job)

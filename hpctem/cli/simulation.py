@@ -113,14 +113,7 @@ def _fill(
             display,
             display.interval,
         )
-        if communicator.rank == 0:
-            tell_end(path, summary)
-            if summary.complete and summary.good:
-                _leave_picture(draw_database, path)
-        if not summary.complete:
-            sys.exit(1)
-        if summary.quarantined:
-            sys.exit(QUARANTINED)
+        end_filling(communicator, path, summary, partial(_leave_picture, draw_database, path))
 
     under_mpi(job)
 
@@ -135,7 +128,24 @@ def _leave_picture(draw: Callable[[Path, Path], Path], path: Path) -> None:
         click.echo(f"no contact sheet: {error}", err=True)
 
 
-def tell_end(path: Path, summary: Any) -> None:
+def end_filling(
+    communicator: Any, path: Path, summary: Any, crown: Callable[[], None] = lambda: None
+) -> None:
+    """Say how filling a database has ended and leave with the exit code that tells it.
+
+    crown   what rank 0 does beside a complete database
+    """
+    if communicator.rank == 0:
+        _tell_end(path, summary)
+        if summary.complete and summary.good:
+            crown()
+    if not summary.complete:
+        sys.exit(1)
+    if summary.quarantined:
+        sys.exit(QUARANTINED)
+
+
+def _tell_end(path: Path, summary: Any) -> None:
     total = summary.good + summary.quarantined
     if not summary.complete:
         click.echo(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hpctem.cli.command import DATABASE, QUARANTINED, REPAIR, commands, under_mpi, with_options
+from hpctem.cli.command import DATABASE, REPAIR, commands, under_mpi, with_options
 from hpctem.cli.micrographs import FrameParameter, QuantityParameter, RowsParameter
-from hpctem.cli.simulation import tell_end
+from hpctem.cli.simulation import end_filling
 from hpctem.cli.training import FOLDER, require_tensorflow
 
 # The options of both commands that fill a database with translated images.
@@ -169,13 +168,8 @@ def _fill_by(
             progress=display,
             interval=display.interval,
         )
-        if communicator.rank == 0:
-            tell_end(output, summary)
-            if summary.complete and summary.good:
-                click.echo(format_outcome(survey(output)))
-        if not summary.complete:
-            sys.exit(1)
-        if summary.quarantined:
-            sys.exit(QUARANTINED)
+        end_filling(
+            communicator, output, summary, lambda: click.echo(format_outcome(survey(output)))
+        )
 
     return job

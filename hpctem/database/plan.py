@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import hpctem
 from hpctem.database.schema import Axis, Field, Layout, Stack
 
 FORMAT = "hpctem-1"
@@ -46,6 +48,14 @@ def rebuild(described: Mapping[str, Any], campaign: Mapping[str, str]) -> Layout
         Stack(**{**s, "axes": tuple(Axis(**a) for a in s["axes"])}) for s in rest["stacks"]
     )
     return Layout(campaign=dict(campaign), **rest)
+
+
+def identify_code(files: Iterable[Path]) -> str:
+    """The version of hpctem and a digest of the modules that decide the bytes of the rows."""
+    state = hashlib.blake2b(digest_size=8)
+    for file in sorted(files):
+        state.update(file.read_bytes())
+    return f"{hpctem.__version__} {state.hexdigest()}"
 
 
 def write_plan(layout: Layout, identity: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ class FolderPictures:
 
     paths   of the images
     beside  for each image its label files, by map
+    sizes   for each image the side of its pixels in A; None where its file does not say it
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class FolderPictures:
     beside: tuple[Mapping[str, Path], ...]
     shape: tuple[int, int]
     counts: bool
+    sizes: tuple[float | None, ...]
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -51,10 +53,14 @@ class FolderPictures:
         """The file, relative to the folder."""
         return str(self.paths[index].relative_to(self.folder))
 
+    def find_size(self, index: int) -> float | None:
+        """The side in A of a pixel of image `index`, where its file says it."""
+        return self.sizes[index]
+
     def read(self, index: int) -> Picture:
         """Image `index` and its labels."""
-        found = read_micrograph(self.paths[index], self.section.frame)
-        return Picture(found.image, self.read_labels(index), find_size(found))
+        image = read_micrograph(self.paths[index], self.section.frame).image
+        return Picture(image, self.read_labels(index), self.find_size(index))
 
     def read_labels(self, index: int) -> np.ndarray:
         """uint8 (maps, ny, nx). Raises ConfigError for a label of another size than its image."""
@@ -91,21 +97,28 @@ def open_folders(folder: Path, section: Folders) -> FolderPictures:
             f"folders.images: {section.images!r} means {taken[0]}, which folders.labels means too: "
             "write a pattern that leaves the labels out, as */input.tif"
         )
-    ny, nx = read_micrograph(paths[0], section.frame).image.shape
     counted = section.frame != "mean"
+    shape: tuple[int, ...] = ()
+    sizes = []
     for path in paths:
         found = read_micrograph(path, section.frame)
         counted &= found.source["dtype"] in COUNTED
-        if found.image.shape != (ny, nx):
+        sizes.append(_measure_pixel(found))
+        shape = shape or found.image.shape
+        if found.image.shape != shape:
             other = " x ".join(map(str, found.image.shape))
             raise ConfigError(
-                f"folders.images: {paths[0]} is {ny} x {nx} px, {path} {other}: a database holds "
-                "images of one size; import each size by itself, with patterns of their own"
+                f"folders.images: {paths[0]} is {shape[0]} x {shape[1]} px, {path} {other}: a "
+                "database holds images of one size; import each size by itself, with patterns of "
+                "their own"
             )
-    return FolderPictures(folder, section, tuple(paths), tuple(beside), (ny, nx), counted)
+    ny, nx = shape
+    return FolderPictures(
+        folder, section, tuple(paths), tuple(beside), (ny, nx), counted, tuple(sizes)
+    )
 
 
-def find_size(found: Micrograph) -> float | None:
+def _measure_pixel(found: Micrograph) -> float | None:
     """The side in A of a square pixel of the same area; None where the file does not say it."""
     if found.pixel_size is None:
         return None

@@ -6,26 +6,23 @@ file and the digests of all files that it was made of.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import hpctem
-from hpctem.database.fill import Summary, fill
+from hpctem.database.plan import identify_code
 from hpctem.database.schema import Layout
 from hpctem.database.segment import StructureRows, quarantine
 from hpctem.errors import ConfigError, SampleError
-from hpctem.importing.folders import find_size, open_folders
+from hpctem.importing.folders import open_folders
 from hpctem.importing.import_file import ImportFile, digest_file
 from hpctem.importing.pictures import Pictures
 from hpctem.importing.stacks import open_stack
 from hpctem.importing.tables import Form, list_defects, make_rows, plan_layout
-from hpctem.micrographs.read import read_micrograph
-from hpctem.parallel import Communicator, Progress
 
 # The modules that decide the rows, beside those of this package.
 DECIDING = ("learning/prediction/positions", "micrographs/read", "tables")
@@ -109,33 +106,6 @@ def plan_import(file: ImportFile, folder: Path) -> Job:
     return Job(layout, identify(file, digests), ComputeRows(pictures, form))
 
 
-def fill_import(
-    job: Job,
-    path: Path,
-    communicator: Communicator,
-    *,
-    repair: bool = False,
-    stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[Progress], None] | None = None,
-    interval: float = 30.0,
-) -> Summary:
-    """Fill the database, or what of it is not committed yet; all ranks call it.
-
-    Raises DatabaseError when it belongs to another import, MachineError when the machine fails.
-    """
-    return fill(
-        path,
-        job.layout,
-        job.identity,
-        job.compute,
-        communicator,
-        stop=stop,
-        progress=progress,
-        interval=interval,
-        repair=repair,
-    )
-
-
 def look_through(pictures: Pictures, form: Form) -> Looked:
     """Read the labels of all images: what they mark, and how many defects an image has at most."""
     marked = np.zeros(len(form.maps))
@@ -144,22 +114,19 @@ def look_through(pictures: Pictures, form: Form) -> Looked:
         labels = pictures.read_labels(index)
         marked += labels.mean(axis=(1, 2), dtype=np.float64)
         if form.positions:
-            size = form.pixel_size or pictures.read(index).pixel_size
+            size = form.pixel_size or pictures.find_size(index)
             most = max(most, len(list_defects(form, labels, size)))
     return Looked(tuple((marked / max(1, len(pictures))).tolist()), most)
 
 
 def _require_pixel_size(file: ImportFile, pictures: Pictures) -> None:
-    section = file.config.folders
-    assert section is not None
     if file.config.set.pixel_size is not None:
         return
-    images = pictures.files[: len(pictures)]
-    unknown = [p for p in images if find_size(read_micrograph(p, section.frame)) is None]
+    unknown = [k for k in range(len(pictures)) if pictures.find_size(k) is None]
     if unknown:
         raise ConfigError(
-            f"{unknown[0]} does not say how large its pixels are: write set.pixel_size in the "
-            "import file, as 'pixel_size: 20.7 pm'"
+            f"{pictures.files[unknown[0]]} does not say how large its pixels are: write "
+            "set.pixel_size in the import file, as 'pixel_size: 20.7 pm'"
         )
 
 
@@ -191,18 +158,11 @@ def write_texts(file: ImportFile, pictures: Pictures, digests: Mapping[str, str]
 def identify(file: ImportFile, digests: Mapping[str, str]) -> dict[str, str]:
     """Everything that may change the bytes of the rows: the import file, the files, the code."""
     config = {f"config.{key}": value for key, value in file.description.items()}
+    root = Path(hpctem.__file__).parent
+    modules = (root / f"{name}.py" for name in DECIDING)
     return {
         **config,
         **{f"config.files.{name}": digest for name, digest in digests.items()},
-        "code": f"{hpctem.__version__} {_digest_code()}",
+        "code": identify_code([*(root / "importing").glob("*.py"), *modules]),
         "numpy": np.__version__,
     }
-
-
-def _digest_code() -> str:
-    root = Path(hpctem.__file__).parent
-    state = hashlib.blake2b(digest_size=8)
-    files = [*(root / "importing").glob("*.py"), *(root / f"{name}.py" for name in DECIDING)]
-    for path in sorted(files):
-        state.update(path.read_bytes())
-    return state.hexdigest()

@@ -47,6 +47,9 @@ class Pictures(Protocol):
     def name(self, index: int) -> str:
         """Where image `index` stands: its file, of an array with its place there."""
 
+    def find_size(self, index: int) -> float | None:
+        """The side in A of a pixel of image `index`, where its file says it."""
+
     def read(self, index: int) -> Picture:
         """Image `index` and its labels."""
 

@@ -85,6 +85,9 @@ class StackPictures:
         """The file of the images and the place in it."""
         return f"{self.images.file.name}[{index}]"
 
+    def find_size(self, index: int) -> None:
+        """Arrays do not say how large pixels are."""
+
     def read(self, index: int) -> Picture:
         """Image `index` and its labels."""
         return Picture(self.images.read(index)[0], self.read_labels(index))

@@ -21,6 +21,7 @@ import hpctem
 from hpctem.collection.collection import open_collection
 from hpctem.database.fill import Summary, fill
 from hpctem.database.finish import require_intact_outside
+from hpctem.database.plan import identify_code
 from hpctem.database.reader import Database, open_database
 from hpctem.database.schema import PENDING, Field, Layout
 from hpctem.detection.filters import RAW_VIEW
@@ -273,19 +274,11 @@ def identify(generate: Generate, patch: int) -> dict[str, str]:
     """
     fixed = Streams(0)("translation/identity", 0).uniform(-1, 1, (1, patch, patch))
     made = generate(fixed.astype(np.float32))
+    learning = Path(__file__).parents[1]
     return {
-        "code": f"{hpctem.__version__} {_digest_code()}",
+        "code": identify_code(learning / f"{name}.py" for name in DECIDING),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "generator_digest": hashlib.blake2b(made.tobytes(), digest_size=8).hexdigest(),
     }
-
-
-def _digest_code() -> str:
-    """Digest of the modules that decide the rows."""
-    folder = Path(__file__).parents[1]
-    state = hashlib.blake2b(digest_size=8)
-    for name in DECIDING:
-        state.update((folder / f"{name}.py").read_bytes())
-    return state.hexdigest()
