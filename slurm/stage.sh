@@ -14,9 +14,11 @@
 #   threads         cores of a rank
 #   watched         files that tell the progress (array; may be empty)
 #   beforehand      a command that is run first, each time (array; may be left out)
+#   unprepared      what of modules and setup did not work (may be left out)
 #
-# A state is a line of JSON in state/NUMBER-STAGE.json: running, requeued, done, failed,
-# interrupted. Nothing depends on a signal arriving: what is committed stays (docs/recovery.md).
+# A state is a line of JSON in state/NUMBER-STAGE.json: running, requeued, leaving (a successor is to
+# be submitted), done, failed, interrupted. Nothing depends on a signal arriving: what is committed
+# stays (docs/recovery.md).
 
 set -uo pipefail
 
@@ -26,7 +28,7 @@ attempts_file=$folder/state/$stage_name.attempts
 rank_logs=$folder/logs/$stage_name.ranks
 this_job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
 began=$(date +%s)
-starts=0 idle=0 before='' code=0 process='' timer='' ends='' asked='' leaving=''
+starts=0 idle=0 before='' now='' code=0 process='' timer='' ends='' asked='' leaving=''
 
 # Writes a small file so that it is there whole, or as it was before.
 write_whole() {
@@ -66,23 +68,33 @@ find_progress() {
 start_again() {
     leaving=yes
     note requeued "$1"
-    if [ -z "${SLURM_JOB_ID:-}" ]; then
+    if [ -z "$this_job" ]; then
         tell "$1; run the same command to go on"
         exit 1
     fi
     if [ "$requeue" = yes ]; then
         tell "$1; back into the queue"
+        # A task by the number of its array and its own: another number may mean the whole array.
         # Slurm ends this script while it waits.
-        if scontrol requeue "$SLURM_JOB_ID"; then
+        if scontrol requeue "$this_job"; then
             sleep 600 &
             wait "$!"
             exit 1
         fi
     fi
+    note leaving "$1"
     tell "$1; a successor is submitted"
     hpctem resubmit "$folder" && exit 1
     note failed "it could not go back into the queue"
     exit 1
+}
+
+# Of an array whose tasks may not requeue, the last one that ends submits what all of them left.
+end_well() {
+    note 'done' "${1:-}"
+    tell "done${1:+, $1}"
+    if [ "$requeue" = no ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then hpctem resubmit "$folder"; fi
+    exit 0
 }
 
 fail_stage() {
@@ -116,9 +128,28 @@ on_term() {
     if [ -n "$ends" ] && [ "$(date +%s)" -ge "$((ends - 2))" ]; then
         start_again "its time was over"
     fi
+    # Who is preempted again and again before anything is committed has not failed.
+    write_whole "$attempts_file" "$starts $((idle - 1)) $now"
     note interrupted "ended by scancel, a preemption or a failing node"
     tell "ended from outside"
     exit "$code"
+}
+
+# Whether this very job has ended well before: its state of then says so.
+was_done() {
+    [ -n "$this_job" ] && [ -f "$state_file" ] || return 1
+    local line
+    line=$(<"$state_file")
+    [[ $line == *'"state": "done"'* && $line == *"\"job\": \"$this_job\""* ]]
+}
+
+# Runs a command and waits until it has ended, whatever signals come meanwhile; its exit code is in
+# `code`.
+attend() {
+    "$@" &
+    process=$!
+    # A trapped signal ends `wait` while the command still runs.
+    while wait "$process"; code=$?; kill -0 "$process" 2>/dev/null; do :; done
 }
 
 # run_stage COMMAND...: the command in jobs/, whose ranks are started as the settings say.
@@ -128,9 +159,13 @@ run_stage() {
     trap on_usr2 USR2
     trap on_term TERM
     mkdir -p "$folder/state"
+    # Slurm may start a whole array again, also those of its tasks that have ended well.
+    if was_done; then
+        tell "job $this_job has done it before"
+        exit 0
+    fi
     if [ -f "$attempts_file" ]; then read -r starts idle before <"$attempts_file"; fi
     starts=$((starts + 1))
-    local now
     now=$(find_progress)
     if [ "$now" = "$before" ]; then idle=$((idle + 1)); else idle=1; fi
     tell "start $starts, job ${this_job:-none} on ${SLURM_JOB_NODELIST:-$HOSTNAME}"
@@ -145,27 +180,26 @@ run_stage() {
     if [ "$launcher" != none ]; then export HPCTEM_RANK_LOGS=$rank_logs; fi
     export OMP_NUM_THREADS=$threads MKL_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads
     export NUMBA_NUM_THREADS=$threads TF_NUM_INTRAOP_THREADS=$threads SRUN_CPUS_PER_TASK=$threads
+    if [ "${launcher%% *}" = mpirun ] && [ "$threads" -gt 1 ]; then
+        # Open MPI 4 and 5 would give all threads of a rank the same core.
+        export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none
+    fi
+    if [ -n "${unprepared:-}" ]; then code=2; fail_stage "$unprepared"; fi
     if [ -n "${beforehand[*]-}" ]; then
-        "${beforehand[@]}" || { code=$?; fail_stage 'what it begins with ended with an error'; }
+        attend "${beforehand[@]}"
+        [ -n "$asked" ] || [ "$code" -eq 0 ] || fail_stage 'what it begins with ended with an error'
     fi
     [ -z "$asked" ] || start_again "its time was over before it began"
-    "$@" &
-    process=$!
-    # A trapped signal ends `wait` while the command still runs.
-    while wait "$process"; code=$?; kill -0 "$process" 2>/dev/null; do :; done
+    attend "$@"
     trap '' USR2
     [ -z "$timer" ] || kill "$timer" 2>/dev/null
     [ -z "$leaving" ] || exit 1
     case $code in
         0)
-            note 'done'
-            tell 'done'
-            exit 0
+            end_well
             ;;
         3)
-            note 'done' 'complete, with quarantined samples'
-            tell 'done, with quarantined samples'
-            exit 0
+            end_well 'complete, with quarantined samples'
             ;;
         2) fail_stage 'wrong command or file' ;;
     esac

@@ -45,7 +45,9 @@ SUBMITTED = CampaignFolder()
 )
 @click.option("--account", metavar="NAME", help="That pays, instead of the profile's.")
 @click.option("--dry-run", is_flag=True, help="Check and write the scripts, submit nothing.")
-@click.option("--test-only", is_flag=True, help="Ask Slurm whether it would take the jobs.")
+@click.option(
+    "--test-only", is_flag=True, help="First ask Slurm whether it takes each job, and when."
+)
 @click.option(
     "--no-plan", is_flag=True, help="Do not estimate the time, which may take seconds here."
 )
@@ -64,24 +66,19 @@ def submit(
     Everything is checked first: the files, the limits of the site, the disk, and the time by the
     plan. The folder that is made keeps the scripts, logs and states. Each job waits for the one
     before it, goes back into the queue when its time is over, and ends after several starts that
-    brought nothing.
+    brought nothing. A folder that was submitted before, and of which nothing is in the queue, keeps
+    what is done: more stages are added, other times, nodes or partitions are taken.
 
     \b
     Examples:
       hpctem submit configs/quickstart.yaml --site cpu
-      hpctem submit configs/au_on_carbon_thermal.yaml --site delta --account abcd-delta-gpu
+      hpctem submit configs/au_on_carbon_thermal.yaml --site delta --account abcd
       hpctem submit campaign.yaml --site my_cluster.yaml --stages simulate,verify --dry-run
     """
+    from hpctem.slurm.again import resubmit as submit_again
     from hpctem.slurm.show import format_prepared
     from hpctem.slurm.sites import read_site
-    from hpctem.slurm.submit import (
-        Order,
-        prepare,
-        require_slurm,
-        submit_chain,
-        try_chain,
-        write_folder,
-    )
+    from hpctem.slurm.submit import Order, prepare, require_slurm, try_chain, write_folder
 
     name, profile, _ = read_site(site)
     asked = tuple(part.strip() for part in (stages or "").split(",") if part.strip())
@@ -89,17 +86,16 @@ def submit(
     prepared = prepare(order, lambda line: click.echo(f"{line} ...", err=True))
     click.echo(format_prepared(prepared))
     write_folder(prepared)
+    if test_only:
+        require_slurm(prepared)
+        for stage, answer in try_chain(prepared.folder, prepared.jobs).items():
+            click.echo(f"{stage}: {answer}")
     if dry_run:
         click.echo(f"nothing is submitted; the scripts: {prepared.folder / 'scripts'}")
         return
     require_slurm(prepared)
-    if test_only:
-        for stage, answer in try_chain(prepared.folder, prepared.jobs).items():
-            click.echo(f"{stage}: {answer}")
-        return
-    numbers = submit_chain(prepared.folder, prepared.jobs, {})
-    for job in prepared.jobs:
-        click.echo(f"submitted: {job.name}, job {numbers[job.stage]}")
+    for line in submit_again(prepared.folder):
+        click.echo(line)
     click.echo(f"to follow it: hpctem status {click.format_filename(prepared.folder)}")
 
 

@@ -193,10 +193,18 @@ def _plan(campaign: CampaignFile, request: Request, calibration: Calibration) ->
 
 
 def parse_walltime(text: str) -> float:
-    """Seconds of '24h', '30 min', '1.5 d', '02:30:00' or Slurm's '1-12:00:00'; ValueError else."""
+    """Seconds of '24h', '30 min', '1.5 d', '02:30:00' or Slurm's '1-12:00:00'; ValueError else.
+
+    '30:00' is refused: minutes to Slurm, hours to many people.
+    """
     clock, span = _CLOCK.fullmatch(text.strip()), _SPAN.fullmatch(text.strip())
     if span:
         seconds = float(span[1]) * _SECONDS[span[2]]
+    elif clock and clock[1] is None and clock[4] is None:
+        raise ValueError(
+            f"{text!r} is no duration that all read alike: write {int(clock[2])}h or "
+            f"{int(clock[2])}min, or all of hours, minutes and seconds"
+        )
     elif clock:
         days, hours, minutes, rest = (int(part or 0) for part in clock.groups())
         seconds = 86400.0 * days + 3600 * hours + 60 * minutes + rest

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpctem.errors import ConfigError, MachineError
 from hpctem.slurm.chain import Job
-from hpctem.slurm.files import JOBS, STATE, read_chain, write_json
-from hpctem.slurm.queue import cancel_jobs, has_slurm
+from hpctem.slurm.files import CLAIM, JOBS, STATE, read_chain, write_json
+from hpctem.slurm.queue import cancel_jobs, has_slurm, look_up
 from hpctem.slurm.render import quote
 from hpctem.slurm.status import ACTIVE, Stage, Standing, look, read_jobs, this_job
 from hpctem.slurm.submit import commands_by_hand, submit_chain
@@ -32,8 +33,11 @@ class Missing:
     ended: tuple[str, ...]
 
 
-def find_missing(standing: Standing) -> Missing:
+def find_missing(standing: Standing, leaving: bool = False) -> Missing:
     """Which stages are neither done nor on their way.
+
+    leaving   asked by a task of an array that ends: while others of it are still on their way
+              nothing is missing, for the last of them submits what all have left
 
     Raises MachineError where tasks of an array are missing while others of it still run.
     """
@@ -45,6 +49,8 @@ def find_missing(standing: Standing) -> Missing:
             continue
         active = [task.name for task in stage.tasks if task.state in ACTIVE]
         others = [task for task in stage.tasks if task.state not in (*ACTIVE, "done")]
+        if active and others and leaving:
+            return Missing((), {}, None, ())
         if active and others:
             raise MachineError(
                 f"{stage.job.stage}: {', '.join(active)} are still on their way; resubmit once "
@@ -90,14 +96,19 @@ def resubmit(folder: Path) -> list[str]:
             f"there is no sbatch on this machine. Run jobs/... directly; all of them go on where "
             f"they stopped:\n{commands}"
         )
-    known = read_jobs(folder)["jobs"]
-    own = [job for job in this_job() if job.split("_")[0] in known.values()]
-    standing = look(folder, without=own)
+    with claim(folder):
+        return _submit_missing(folder)
+
+
+def _submit_missing(folder: Path) -> list[str]:
+    standing = look(folder)
     if not standing.asked:
         raise MachineError(
             "squeue does not say what is in the queue, so that jobs could be there twice; try again"
         )
-    missing = find_missing(standing)
+    numbers = {stage.number.split("_")[0] for stage in standing.stages}
+    own = [job.split("_")[0] for job in this_job() if job.split("_")[0] in numbers]
+    missing = find_missing(standing, leaving=bool(own))
     if not missing.jobs:
         state = "everything is done" if standing.complete else "all that is left is on its way"
         return [f"nothing to submit: {state}"]
@@ -108,11 +119,45 @@ def resubmit(folder: Path) -> list[str]:
     after = f"afterok:{missing.previous.number}" if missing.previous else None
     if own:
         after = f"afterany:{own[0]}" + (f",{after}" if after else "")
-    numbers = submit_chain(folder, missing.jobs, known, after, missing.tasks)
+    known = {stage.job.stage: stage.number for stage in standing.stages if stage.number}
+    given = submit_chain(folder, missing.jobs, known, after, missing.tasks)
     for job in missing.jobs:
         tasks = f", tasks {missing.tasks[job.stage]}" if job.stage in missing.tasks else ""
-        lines.append(f"submitted: {job.name}, job {numbers[job.stage]}{tasks}")
+        lines.append(f"submitted: {job.name}, job {given[job.stage]}{tasks}")
     return lines
+
+
+@contextlib.contextmanager
+def claim(folder: Path, patience: float = 120, stale: float = 600) -> Iterator[None]:
+    """Keep others from submitting jobs of a campaign folder meanwhile.
+
+    By a folder, which every file system makes only once. One that has been there for `stale`
+    seconds is of a process that died. Raises MachineError where `patience` seconds do not do.
+    """
+    mark = folder / CLAIM
+    limit = time.monotonic() + patience
+    while True:
+        try:
+            mark.mkdir()
+            break
+        except FileExistsError:
+            with contextlib.suppress(OSError):
+                if time.time() - mark.stat().st_mtime > stale:
+                    mark.rmdir()
+                    continue
+        except OSError as error:
+            raise MachineError(f"{folder}: {error.strerror}") from error
+        if time.monotonic() > limit:
+            raise MachineError(
+                f"another process submits jobs of {folder} at this moment; if there is none, "
+                f"remove {mark}"
+            )
+        time.sleep(0.5)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            mark.rmdir()
 
 
 def _forget(folder: Path, missing: Missing, standing: Standing) -> None:
@@ -133,23 +178,25 @@ def cancel(folder: Path) -> list[str]:
     folder = folder.absolute()
     read_chain(folder)
     submitted = read_jobs(folder)
-    if not submitted["jobs"]:
-        raise ConfigError(f"{folder} was not submitted: there is nothing to cancel")
     if not has_slurm():
+        if not submitted["jobs"]:
+            raise ConfigError(f"{folder} was not submitted: there is nothing to cancel")
         raise MachineError("there is no Slurm on this machine; cancel where it was submitted")
     standing = look(folder)
     if not standing.asked:
         raise MachineError("squeue does not say what is in the queue; try again")
-    queued = [
-        stage
-        for stage in standing.stages
-        if any(task.state in ("running", "requeued", "waiting", "blocked") for task in stage.tasks)
-    ]
+    queued = [s for s in standing.stages if any(task.queued for task in s.tasks)]
     if not queued:
         return ["nothing of this chain is in the queue"]
-    write_json(folder / JOBS, {**submitted, "cancelled": time.strftime("%Y-%m-%d %H:%M:%S")})
     # Those that wait first, so that none of them starts meanwhile.
-    words: Sequence[str] = cancel_jobs([stage.number for stage in reversed(queued)])
+    words = cancel_jobs([stage.number for stage in reversed(queued)])
+    left = [one for one in look_up(folder) or () if one.state != "COMPLETING"]
+    if words and left:
+        raise MachineError(
+            "scancel did not end all jobs: " + "; ".join(words) + "; 'hpctem status "
+            f"{quote(folder)}' tells what is left, try again"
+        )
+    write_json(folder / JOBS, {**submitted, "cancelled": time.strftime("%Y-%m-%d %H:%M:%S")})
     return [
         *(f"cancelled: {stage.job.name}, job {stage.number}" for stage in queued),
         *(f"Slurm says: {line}" for line in words),

@@ -31,6 +31,7 @@ LEARNING = ("train", "translate", "train_translated", "evaluate")
 SINGLE = ("report", "subset")
 # One rank for each core reads faster than a disk gives long before a node is full.
 MOST_READERS = 16
+ONE_PROCESS = "8G"
 # Hours of a job where neither file nor partition say less.
 HOURS = {
     **{"simulate": 8, "train": 8, "train_translated": 8, "translate": 4},
@@ -65,7 +66,7 @@ class Share:
 class Job:
     """A stage as it is submitted.
 
-    number     place in the chain, from 1
+    number     its place among all stages, so that it stays the same when others come
     volumes    tasks of its array; 0 where it is one job
     arguments  of jobs/STAGE
     watch      what tells its progress: 'database', 'model' or nothing
@@ -108,10 +109,13 @@ class Network:
     folder: str
 
 
-def choose_stages(stages: Stages, asked: Sequence[str]) -> dict[str, Resources]:
+def choose_stages(
+    stages: Stages, asked: Sequence[str], before: Sequence[str] = ()
+) -> dict[str, Resources]:
     """The stages that are run, with their settings, in their order.
 
-    asked   names given on the command line; without them those of the file, else the usual ones
+    asked    names given on the command line; without them those of the file, else the usual ones
+    before   stages that the chain has done, and keeps
 
     Raises ConfigError for an unknown name, or a stage whose predecessor is left out.
     """
@@ -126,7 +130,8 @@ def choose_stages(stages: Stages, asked: Sequence[str]) -> dict[str, Resources]:
         **{"simulate": Simulate, "subset": Subset, "evaluate": Evaluate},
         **{"train": Train, "train_translated": Train},
     }
-    chosen = {name: getattr(stages, name) or usual[name]() for name in ORDER if name in set(named)}
+    wanted = {*named, *before}
+    chosen = {name: getattr(stages, name) or usual[name]() for name in ORDER if name in wanted}
     for stage, needed in (("translate", "train"), ("train_translated", "translate")):
         if stage in chosen and needed not in chosen:
             raise ConfigError(f"stages: {stage} needs the stage {needed} before it")
@@ -204,7 +209,11 @@ def share_of(stage: str, wanted: Resources, site: Site, document: MarkedYaml) ->
                 f"{wanted.walltime} is longer than the {partition.walltime} that partition {name} "
                 "allows; jobs go on where they stopped, so a shorter time loses nothing",
             )
-    return Share(name, wanted.nodes, ranks, threads, gpus, wanted.memory, seconds)
+    memory = wanted.memory
+    if memory is None and stage in SINGLE and partition.memory:
+        # One core's share of a node is little for the columns of a million images.
+        memory = min(ONE_PROCESS, partition.memory, key=memory_bytes)
+    return Share(name, wanted.nodes, ranks, threads, gpus, memory, seconds)
 
 
 def name_databases(name: str, volumes: int) -> tuple[str, ...]:
@@ -240,7 +249,8 @@ def build_jobs(
     own, other = _numbered(campaign, volumes), _numbered(TRANSLATED, volumes)
     count = max(volumes, 1)
     jobs: list[Job] = []
-    for number, (stage, wanted) in enumerate(chosen.items(), 1):
+    for stage, wanted in chosen.items():
+        number = ORDER.index(stage) + 1
         arguments: tuple[Argument, ...]
         outputs: tuple[str, ...] = ()
         drawn: tuple[Argument, ...] = ()

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpctem.calibration.sites import calibrations_folder
 from hpctem.campaign_file import CampaignFile
-from hpctem.database.create import gib
-from hpctem.errors import ConfigError, HpctemError
+from hpctem.collection.collection import Collection, open_collection
+from hpctem.collection.columns import Column
+from hpctem.collection.condition import check_condition
+from hpctem.database.create import gib, write_empty
+from hpctem.database.plan import write_plan
+from hpctem.errors import ConfigError, HpctemError, MachineError
+from hpctem.marked_yaml import MarkedYaml
 from hpctem.parallel import Communicator, describe_duration
 from hpctem.planning.disk import count_journal_bytes, find_quota, free_bytes, measure_file
 from hpctem.planning.plan import LARGEST_FILE, Limits, Plan
 from hpctem.planning.prepare import Request, make_plan, open_on_host
+from hpctem.sections.common import nearest
+from hpctem.sections.stages import Evaluate, Resources, Subset
 from hpctem.simulate import identify, lay_out
-from hpctem.slurm.chain import Share
-from hpctem.slurm.sites import Partition, Site, memory_bytes
+from hpctem.slurm.chain import LEARNING, Share
+from hpctem.slurm.sites import Partition, Site, account_of, memory_bytes
 
 
 @dataclass(frozen=True)
@@ -28,19 +39,94 @@ class Choice:
     reason: str
 
 
-def check_room(campaign: CampaignFile, folder: Path) -> str:
-    """Say what the database takes of the disk; raises ConfigError where that is not free."""
+def check_room(campaign: CampaignFile, folder: Path, databases: int = 1) -> str:
+    """Say what the database takes of the disk; raises ConfigError where that is not free.
+
+    databases   of that size: two where its images are translated
+    """
     experiment = open_on_host(campaign)
     layout = lay_out(campaign, experiment, range(campaign.config.campaign.structures))
     size = measure_file(layout, identify(campaign, experiment)).bytes + count_journal_bytes(layout)
+    what = "the database needs" if databases == 1 else f"{databases} databases need"
+    size *= databases
     free, quota = free_bytes(folder), find_quota(folder)
     for left, whose in ((free, "free"), (quota, "left of your quota")):
         if left is not None and size > left:
             raise ConfigError(
-                f"the database needs {gib(size)}, {folder} has {gib(int(left))} {whose}: give "
+                f"{what} {gib(size)}, {folder} has {gib(int(left))} {whose}: give "
                 "another --folder, or take fewer structures"
             )
-    return f"disk: the database takes {gib(size)} of {gib(int(free))} free"
+    what = "the database takes" if databases == 1 else f"{databases} databases take"
+    return f"disk: {what} {gib(size)} of {gib(int(free))} free"
+
+
+def check_columns(
+    campaign: CampaignFile, document: MarkedYaml, chosen: Mapping[str, Resources]
+) -> None:
+    """Look up what conditions and columns of the stages name in a database of this campaign.
+
+    Raises ConfigError at the key that names what there will not be.
+    """
+    subset, evaluate = chosen.get("subset"), chosen.get("evaluate")
+    asked: list[tuple[str, str, Callable[[Collection], Any]]] = []
+    if isinstance(subset, Subset):
+        if subset.where is not None:
+            where = subset.where
+            asked.append(("subset", "where", lambda c: check_condition(where, c.joined)))
+        named = {
+            "stratify": subset.stratify,
+            "balance": subset.balance,
+            "per": subset.per,
+            "combinations": (subset.combinations or "",),
+            "group": (subset.group or "",),
+            "sample": tuple(text.partition(":")[2] for text in subset.sample),
+        }
+        for key, texts in named.items():
+            asked += [("subset", key, _finder(text)) for text in texts if text]
+    if isinstance(evaluate, Evaluate) and not evaluate.images:
+        asked += [("evaluate", "by", _finder(text)) for text in evaluate.by]
+    if not asked:
+        return
+    experiment = open_on_host(campaign)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{campaign.config.campaign.name}.hdf5")
+        layout = lay_out(campaign, experiment, range(campaign.config.campaign.structures))
+        write_empty(path, layout, write_plan(layout, identify(campaign, experiment)))
+        with open_collection([path]) as collection:
+            for stage, key, look in asked:
+                try:
+                    look(collection)
+                except ConfigError as error:
+                    raise ConfigError(document.error(("stages", stage, key), str(error))) from None
+
+
+def _finder(text: str) -> Callable[[Collection], Column]:
+    return lambda collection: collection.find(text.partition(":")[0])
+
+
+def check_parts(chosen: Mapping[str, Resources], document: MarkedYaml) -> None:
+    """Raises ConfigError where a stage names a part that `subset` does not split off."""
+    subset, evaluate = chosen.get("subset"), chosen.get("evaluate")
+    if not isinstance(subset, Subset) or not isinstance(evaluate, Evaluate) or evaluate.images:
+        return
+    if evaluate.part is not None and evaluate.part not in subset.split:
+        raise ConfigError(
+            document.error(
+                ("stages", "evaluate", "part"),
+                f"stages.subset.split has no part {evaluate.part!r}"
+                f"{nearest(evaluate.part, tuple(subset.split))} (known: {', '.join(subset.split)})",
+            )
+        )
+
+
+def check_learning(stages: Iterable[str]) -> None:
+    """Raises MachineError where stages train or use a network and there is no TensorFlow here."""
+    learning = [stage for stage in stages if stage in LEARNING]
+    if learning and importlib.util.find_spec("tensorflow") is None:
+        raise MachineError(
+            f"{', '.join(learning)}: there is no TensorFlow in {sys.prefix}, where the jobs will "
+            "run: pip install 'hpctem[train]', or name stages without a network by --stages"
+        )
 
 
 def estimate(
@@ -175,7 +261,8 @@ def check_account(account: str | None, site: Site, site_name: str, shares: list[
     """Raises ConfigError where jobs need an account and none is known."""
     if not site.account_needed or account or site.account or os.environ.get("SBATCH_ACCOUNT"):
         return
-    lacking = [s.partition for s in shares if not site.partitions[s.partition].account]
+    partitions = [site.partitions[share.partition] for share in shares]
+    lacking = [p for p in partitions if not account_of(p, site, account)]
     if lacking:
         raise ConfigError(
             f"site {site_name} takes no job without an account: give --account NAME, or write "

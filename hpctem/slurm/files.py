@@ -20,6 +20,8 @@ from hpctem.slurm.chain import Argument, Inside, Job, Network, Share
 
 SCRIPTS, LOGS, STATE = "scripts", "logs", "state"
 CHAIN, JOBS = "chain.json", "jobs.json"
+# There while jobs are submitted.
+CLAIM = "submitting"
 FORMAT = "hpctem-chain-1"
 KINDS = ("segmentation", "defects", "cyclegan")
 

@@ -43,14 +43,19 @@ class Done:
         return (self.total - self.done) / self.rate if self.rate and self.total else None
 
 
-def look_at_databases(paths: Sequence[Path]) -> Done:
+def look_at_databases(
+    paths: Sequence[Path], structures: int = 0, at_work: Sequence[bool] | None = None
+) -> Done:
     """What databases hold, by their journals; one that is not there yet holds nothing.
+
+    structures   of all of them, where not all may be begun; 0 where that is not known
+    at_work      by database: whether its rate counts; all by default
 
     The rate is that of the latest run of each, added up.
     """
     done = total = quarantined = images = 0
     rate, notes = 0.0, []
-    for path in paths:
+    for n, path in enumerate(paths):
         if not path.exists():
             notes.append(f"{path.name} is not begun")
             continue
@@ -65,13 +70,13 @@ def look_at_databases(paths: Sequence[Path]) -> Done:
         quarantined += counts["quarantined"]
         images += counts.get("images", 0)
         looks = read_pace(journal_folder(path))
-        if looks and counts["pending"] and looks[-1].seconds > 0:
+        working = at_work is None or at_work[n]
+        if working and looks and counts["pending"] and looks[-1].seconds > 0:
             rate += sum(looks[-1].computed) / looks[-1].seconds
-    # What is not begun has an unknown number of structures: then the total is not known either.
-    known = len(notes) == 0
+    # What is not begun has an unknown number of structures.
     return Done(
         done,
-        total if known else 0,
+        structures or (0 if notes else total),
         "structures",
         rate or None,
         quarantined,

@@ -14,6 +14,8 @@ from hpctem.errors import MachineError
 
 # A controller that answers slowly is asked no longer than this.
 SECONDS = 60
+# Of what Slurm sets: where it is, not what a job was given.
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CLUSTER_NAME")
 _NUMBER = re.compile(r"\d+")
 # What squeue calls jobs that are still to end.
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
@@ -23,8 +25,9 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
 class Queued:
     """A job, or a task of an array, that Slurm has not ended: its number, name, state and reason.
 
-    job   as the scripts write it: 12, or 12_3 for a task
-    left  of its time, as squeue writes it
+    job     as the scripts write it: 12, or 12_3 for a task
+    left    of its time, as squeue writes it
+    folder  that it works in
     """
 
     job: str
@@ -32,6 +35,12 @@ class Queued:
     state: str
     reason: str
     left: str
+    folder: str = ""
+
+    @property
+    def number(self) -> int:
+        """Of the job, or of the array that it is a task of."""
+        return int(self.job.split("_")[0])
 
     @property
     def waiting(self) -> bool:
@@ -55,12 +64,14 @@ def submit_script(
 
     Raises MachineError with Slurm's words when it refuses.
     """
+    # What a job that submits its successor was given is not for the successor.
+    given = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _KEPT}
     command = ["sbatch", "--test-only" if test else "--parsable"]
     if after:
         command += [f"--dependency={after}", "--kill-on-invalid-dep=yes"]
     if tasks:
         command.append(f"--array={tasks}")
-    done = _run([*command, str(script)], folder)
+    done = _run([*command, str(script)], folder, given)
     if done.returncode != 0:
         words = done.stderr.strip() or done.stdout.strip()
         raise MachineError(f"sbatch refuses {script.name}: {words}")
@@ -72,31 +83,39 @@ def submit_script(
     return number
 
 
-def look_up(jobs: Iterable[str]) -> list[Queued] | None:
-    """Those of some jobs that Slurm has not ended; None where it cannot be asked.
+def look_up(folder: Path) -> list[Queued] | None:
+    """Jobs that were submitted from a folder and that Slurm has not ended, by whatever command.
 
-    Jobs that Slurm no longer knows are left out.
+    None where Slurm cannot be asked, or does not answer.
     """
-    numbers = sorted(set(jobs))
     if shutil.which("squeue") is None:
         return None
-    if not numbers:
-        return []
-    # All of the user's: squeue fails as a whole where one of the numbers asked for is unknown.
-    done = _run(["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%j|%T|%r|%L"])
+    user = str(os.getuid())
+    try:
+        done = _run(["squeue", "-h", "-r", "-u", user, "-o", "%i|%j|%T|%r|%L|%Z"])
+    except MachineError:
+        return None
     if done.returncode != 0:
         return None
-    found = [Queued(*line.split("|", 4)) for line in done.stdout.splitlines() if "|" in line]
-    return [one for one in found if one.job.split("_")[0] in numbers]
+    found = [Queued(*line.split("|", 5)) for line in done.stdout.splitlines() if "|" in line]
+    there = folder.resolve()
+    return [one for one in found if one.folder and Path(one.folder).resolve() == there]
 
 
-def tell_end(job: str) -> str:
-    """What accounting says of how a job ended, such as TIMEOUT; '' where there is none."""
-    if shutil.which("sacct") is None or not job:
-        return ""
-    done = _run(["sacct", "-n", "-X", "-P", "-j", job, "-o", "State,ExitCode"])
-    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    return lines[-1].replace("|", ", exit code ") if lines else ""
+def tell_ends(jobs: Iterable[str]) -> dict[str, str]:
+    """What accounting says of how jobs ended, such as TIMEOUT; those that it knows."""
+    numbers = sorted({job for job in jobs if job})
+    if shutil.which("sacct") is None or not numbers:
+        return {}
+    try:
+        done = _run(
+            ["sacct", "-n", "-X", "-P", "-j", ",".join(numbers), "-o", "JobID,State,ExitCode"]
+        )
+    except MachineError:
+        return {}
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    rows = [line.split("|") for line in lines if line.count("|") == 2]
+    return {job: f"{state}, exit code {code}" for job, state, code in rows}
 
 
 def cancel_jobs(jobs: Sequence[str]) -> list[str]:
@@ -104,13 +123,24 @@ def cancel_jobs(jobs: Sequence[str]) -> list[str]:
     if not jobs:
         return []
     done = _run(["scancel", *jobs])
-    return [line for line in done.stderr.strip().splitlines() if line]
+    lines = [line for line in done.stderr.strip().splitlines() if line]
+    if done.returncode != 0 and not lines:
+        lines = [f"scancel ended with code {done.returncode}"]
+    return lines
 
 
-def _run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], folder: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
     except FileNotFoundError:
         raise MachineError(f"there is no {command[0]} on this machine") from None

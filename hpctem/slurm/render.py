@@ -11,7 +11,7 @@ from pathlib import Path
 from hpctem.errors import ConfigError, MachineError
 from hpctem.slurm.chain import Argument, Inside, Job
 from hpctem.slurm.files import LOGS
-from hpctem.slurm.sites import Site
+from hpctem.slurm.sites import Site, account_of
 
 END = "# End of what depends on the cluster.\n"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -38,7 +38,7 @@ def render(job: Job, campaign: str, site: Site, account: str | None, places: Pla
     the letters that Slurm's names have. Raises ConfigError for a folder that no line of a script
     can name, or a name that is none.
     """
-    for word in (campaign, account, site.partitions[job.share.partition].account):
+    for word in (campaign, account_of(site.partitions[job.share.partition], site, account)):
         if word is not None and not NAME.fullmatch(word):
             raise ConfigError(f"{word!r} is no name for Slurm: letters, digits, '_', '.' and '-'")
     for path in (places.root, places.programs, places.folder):
@@ -58,7 +58,7 @@ def render(job: Job, campaign: str, site: Site, account: str | None, places: Pla
 def _directives(job: Job, campaign: str, site: Site, account: str | None) -> Iterator[str]:
     share, partition = job.share, site.partitions[job.share.partition]
     yield f"--job-name={campaign[:80]}.{job.name}"
-    account = account or partition.account or site.account
+    account = account_of(partition, site, account)
     if account:
         yield f"--account={account}"
     if partition.name != "none":
@@ -92,7 +92,7 @@ def _settings(job: Job, campaign: str, site: Site, places: Places) -> Iterator[s
     yield f"#   cd CAMPAIGN_FOLDER && sbatch scripts/{job.name}.sbatch"
     yield ""
     for module in site.modules:
-        yield f"module load {module}"
+        yield f"module load {module} || unprepared='the module {module} cannot be loaded'"
     yield from site.setup
     yield f"export PATH={quote(places.programs)}:$PATH"
     yield f"root={quote(places.root)}"

@@ -76,7 +76,7 @@ def _describe(stage: Stage, folder: Path) -> list[str]:
             text += f", {describe_duration(done.left)} left"
             if time_left is not None:
                 text += f"; its job has {describe_duration(max(time_left, 0))}"
-                if done.left > max(time_left, 0):
+                if done.left > max(time_left, 0) and not stage.job.volumes:
                     more = math.ceil((done.left - max(time_left, 0)) / stage.job.share.seconds)
                     text += f", about {more} more will follow"
         elif time_left is not None:
@@ -117,6 +117,11 @@ def _advise(standing: Standing) -> str:
         made = first.job.outputs[0] if first.job.outputs else ""
         what = f"hpctem info {quote(standing.folder / made)}" if made else f"ls {folder}"
         return f"everything is done: {what}"
+    if wrong and wrong[0].state == "held":
+        return (
+            f"{wrong[0].job.name} needs you: {wrong[0].reason}\nor cancel it, change what it asks "
+            f"for and submit it again: hpctem cancel {folder}"
+        )
     if wrong:
         log = quote(standing.folder / wrong[0].log)
         return (

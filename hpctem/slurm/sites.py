@@ -25,6 +25,10 @@ LAUNCHER = r"^(none|(srun|mpirun|mpiexec)( [A-Za-z0-9_.,:=@/+-]+)*)$"
 UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 
 
+# A name, or one that begins with the account that pays for all.
+ACCOUNT = r"^(\{account\}|[A-Za-z0-9])[A-Za-z0-9_.-]{0,63}$"
+
+
 class Partition(Section):
     """Nodes of one kind, and how long and how many of them a job may have."""
 
@@ -40,7 +44,9 @@ class Partition(Section):
         "given as --partition; the key itself by default, 'none' for no such option",
     )
     account: str | None = Field(
-        None, pattern=WORD, description="where it is another than the site's"
+        None,
+        pattern=ACCOUNT,
+        description="where it is another than the site's; {account} in it stands for that",
     )
     qos: str | None = Field(None, pattern=WORD, description="quality of service")
     constraint: str | None = Field(
@@ -107,6 +113,14 @@ class Site(Section):
         return self
 
 
+def account_of(partition: Partition, site: Site, given: str | None) -> str | None:
+    """Who pays for a job in a partition; `given` on the command line instead of the profile's."""
+    usual = given or site.account
+    if partition.account is None or "{account}" not in partition.account:
+        return given or partition.account or usual
+    return partition.account.replace("{account}", usual) if usual else None
+
+
 def unknown_partition(site: Site, name: str) -> str:
     """What is said of a partition that the profile does not have."""
     known = ", ".join(site.partitions)
@@ -135,8 +149,8 @@ def find_templates() -> Path:
 def read_site(named: str | None, folder: Path | None = None) -> tuple[str, Site, Path]:
     """Name, profile and file of a site.
 
-    named    name of a profile or path of a file; None for HPCTEM_SITE, else what
-             ~/.config/hpctem/site names
+    named    path of a profile or its name, here or in ~/.config/hpctem; None for HPCTEM_SITE, else
+             what the file site there names
     folder   of the profiles; slurm/sites by default
 
     Raises ConfigError that names the nearest profile, or points at the line that is wrong.
@@ -184,6 +198,9 @@ def _locate(said: str, whence: str, folder: Path) -> Path:
         if not path.is_file():
             raise ConfigError(f"{whence}: there is no site profile {path}")
         return path
+    own = _site_file().with_name(f"{said}.yaml")
+    if own.is_file():
+        return own
     known = _known(folder)
     if said not in known:
         raise ConfigError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,31 @@ from hpctem.errors import ConfigError, HpctemError
 from hpctem.slurm.chain import Job
 from hpctem.slurm.files import JOBS, STATE, read_chain
 from hpctem.slurm.progress import Done, look_at_databases, look_at_model
-from hpctem.slurm.queue import Queued, look_up, tell_end
+from hpctem.slurm.queue import Queued, look_up, tell_ends
 from hpctem.slurm.render import log_of
 
 # From what needs somebody to what is over; a stage is what the first of its tasks is.
 STATES = (
-    *("failed", "lost", "interrupted", "blocked", "cancelled", "running", "requeued", "waiting"),
-    *("unknown", "never started", "not submitted", "done"),
+    *("failed", "lost", "interrupted", "held", "blocked", "never started", "cancelled"),
+    *("running", "leaving", "requeued", "waiting", "unknown", "not submitted", "done"),
 )
-WRONG = ("failed", "lost", "interrupted", "blocked", "never started")
+WRONG = ("failed", "lost", "interrupted", "held", "blocked", "never started")
 BEFORE = "for the stage before it"
-ACTIVE = ("running", "requeued", "waiting", "unknown")
+ACTIVE = ("running", "requeued", "waiting", "unknown", "held")
+# Reasons with which a job waits for ever: it is held, or asks for what it will not be given.
+_HELD = re.compile(r"JobHeld|\bheld\b")
+_NEVER = re.compile(
+    r"BadConstraints|Partition(Time|Node)Limit|Invalid(Account|QOS)|AccountNotAllowed|"
+    r"QOSNotAllowed|(Assoc|QOS)(Max|Grp)\w*(Minutes|MinutesLimit|WallDuration\w*|PerJob\w*)$"
+)
 
 
 @dataclass(frozen=True)
 class Task:
     """A job, or a task of an array: what its own state says, seen against the queue.
 
-    left   of its time, as Slurm tells it; '' where it does not run
+    left    of its time, as Slurm tells it; '' where it does not run
+    queued  whether Slurm has not ended its job
     """
 
     name: str
@@ -39,6 +47,7 @@ class Task:
     reason: str = ""
     starts: int = 0
     left: str = ""
+    queued: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class Stage:
     done: Done | None
     log: str
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a job of it is in the queue, or one of its tasks is yet to submit another."""
+        return any(task.state in (*ACTIVE, "leaving") for task in self.tasks)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -75,7 +89,15 @@ class Standing:
     @property
     def wrong(self) -> list[Stage]:
         """Stages that need somebody."""
-        return [stage for stage in self.stages if stage.state in WRONG]
+        wrong = []
+        for n, stage in enumerate(self.stages):
+            # Who waits for what still goes on is submitted again with it.
+            expected = stage.state in ("blocked", "never started") and any(
+                before.goes_on for before in self.stages[:n]
+            )
+            if stage.state in WRONG and not expected:
+                wrong.append(stage)
+        return wrong
 
     @property
     def complete(self) -> bool:
@@ -98,39 +120,57 @@ def read_jobs(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def look(folder: Path, without: Sequence[str] = ()) -> Standing:
+def look(folder: Path) -> Standing:
     """How the chain of a campaign folder stands.
 
-    without   jobs that count as ended although they are in the queue
-
-    Raises ConfigError for a folder that no chain was submitted from.
+    Jobs of the folder's scripts count whoever has submitted them. Raises ConfigError for a folder
+    that no chain was submitted from.
     """
     chain = read_chain(folder)
     submitted = read_jobs(folder)
-    numbers = submitted["jobs"]
-    queue = look_up(numbers.values()) if numbers else []
-    if queue is not None:
-        queue = [one for one in queue if one.job not in without]
+    queue = look_up(folder)
+    if queue is None and not submitted["jobs"]:
+        queue = []
     stages: list[Stage] = []
     for job in chain["jobs"]:
-        number = numbers.get(job.stage, "")
         name = f"{chain['campaign'][:80]}.{job.name}"
-        mine = None
-        if queue is not None:
-            mine = [q for q in queue if q.job.split("_")[0] == number and q.name == name]
-        done = _count(folder, job)
+        said = [_read_state(folder / STATE / f"{task}.json") for task in job.tasks]
+        mine = None if queue is None else [one for one in queue if one.name == name]
+        known = [submitted["jobs"].get(job.stage, ""), *(str(s.get("job", "")) for s in said)]
+        known += [one.job for one in mine or ()]
+        number = str(max((_number(text) for text in known), default=0) or "")
+        here = [_find_job(job, n, mine or (), said[n]) for n in range(len(said))]
+        at_work = None
+        if mine is not None:
+            at_work = [one is not None and not one.waiting for one in here]
+        done = _count(folder, job, int(chain.get("structures", 0)), at_work)
         tasks = tuple(
-            _judge(folder, job, task, number, mine, done, "cancelled" in submitted)
-            for task in job.tasks
+            _judge(folder, job, n, number, said[n], here[n], mine is not None, done)
+            for n in range(len(said))
         )
-        stages.append(_sum_up(job, number, tasks, done))
-    return Standing(folder, chain["campaign"], chain["site"], tuple(stages), queue is not None)
+        stages.append(Stage(job, number, "", "", tasks, done, ""))
+    told = _tell_ends(stages, folder, "cancelled" in submitted)
+    return Standing(folder, chain["campaign"], chain["site"], told, queue is not None)
 
 
-def _count(folder: Path, job: Job) -> Done | None:
+def _number(job: str) -> int:
+    first = job.split("_")[0]
+    return int(first) if first.isdigit() else 0
+
+
+def _find_job(job: Job, n: int, queue: Sequence[Queued], said: Mapping[str, Any]) -> Queued | None:
+    """The job in the queue that does a task: one that runs and stays, else the latest."""
+    task = str(n + 1) if job.volumes else ""
+    left = said.get("job") if said.get("state") == "leaving" else None
+    fitting = [one for one in queue if one.job.partition("_")[2] == task]
+    return min(fitting, key=lambda q: (q.job == left, q.waiting, -q.number), default=None)
+
+
+def _count(folder: Path, job: Job, structures: int, at_work: Sequence[bool] | None) -> Done | None:
     try:
         if job.watch == "database":
-            return look_at_databases([folder / name for name in job.outputs])
+            paths = [folder / name for name in job.outputs]
+            return look_at_databases(paths, structures if job.volumes else 0, at_work)
         if job.watch == "model":
             return look_at_model(folder / job.outputs[0], _read_epochs(folder, job))
     except (HpctemError, OSError, ValueError):
@@ -149,44 +189,89 @@ def _read_epochs(folder: Path, job: Job) -> int:
 def _judge(
     folder: Path,
     job: Job,
-    name: str,
+    n: int,
     number: str,
-    queue: list[Queued] | None,
+    said: dict[str, Any],
+    here: Queued | None,
+    asked: bool,
     done: Done | None,
-    cancelled: bool,
 ) -> Task:
-    said = _read_state(folder / STATE / f"{name}.json")
+    name = job.tasks[n]
     state, reason = str(said.get("state", "")), str(said.get("reason", ""))
     starts = int(said.get("starts", 0))
     if state == "done":
-        if done is not None and job.watch == "database" and not job.volumes:
-            if done.note or done.done < done.total:
-                return Task(name, "lost", f"was done, but {done.note or 'structures are missing'}")
-        return Task(name, "done", reason, starts)
+        lacking = _find_lacking(folder, job, n, done)
+        return Task(name, "lost", lacking) if lacking else Task(name, "done", reason, starts)
     if not number:
         return Task(name, "not submitted", "", starts)
-    if queue is None:
+    if not asked:
         return Task(name, state if state in STATES else "unknown", reason, starts)
-    task = name.partition(".")[2]
-    here = next((one for one in queue if one.job.partition("_")[2] == task), None)
+    if state == "leaving" and (here is None or here.job == said.get("job")):
+        return Task(name, "leaving", reason, starts, queued=here is not None)
     if here is None:
-        if state in ("failed", "interrupted"):
-            shown = "cancelled" if cancelled and state == "interrupted" else state
-            return Task(name, shown, reason, starts)
-        if state:
-            end = tell_end(str(said.get("job", ""))) or "Slurm no longer knows its job"
-            return Task(name, "cancelled" if cancelled else "lost", end, starts)
-        if cancelled:
-            return Task(name, "cancelled", "", starts)
-        return Task(name, "never started", tell_end(number), starts)
+        return Task(name, state if state in ("failed", "interrupted") else "", reason, starts)
     if not here.waiting:
-        return Task(name, "running", reason, starts, here.left)
+        return Task(name, "running", reason, starts, here.left, queued=True)
     if here.reason == "DependencyNeverSatisfied":
-        return Task(name, "blocked", "a stage before it has failed", starts)
+        return Task(name, "blocked", "a stage before it has failed", starts, queued=True)
+    if _HELD.search(here.reason) or here.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
+        why = f"Slurm holds it ({here.reason}): scontrol release {here.job}"
+        return Task(name, "held", why, starts, queued=True)
+    if _NEVER.search(here.reason):
+        return Task(name, "held", f"Slurm will not start it: {here.reason}", starts, queued=True)
     # A state of an earlier job says nothing of one that waits for its first start.
-    again = state in ("requeued", "running", "interrupted") and starts > 0
-    why = reason if again and reason else _explain(here.reason)
-    return Task(name, "requeued" if again else "waiting", why, starts)
+    again = state in ("requeued", "running", "interrupted", "leaving") and starts > 0
+    why = "; ".join(filter(None, (reason if again else "", _explain(here.reason))))
+    return Task(name, "requeued" if again else "waiting", why, starts, queued=True)
+
+
+def _find_lacking(folder: Path, job: Job, n: int, done: Done | None) -> str:
+    """What is missing of what a task has made; '' where nothing is."""
+    if job.watch != "database" or done is None:
+        return ""
+    if job.volumes:
+        lost = not (folder / job.outputs[n]).exists()
+        return f"was done, but {job.outputs[n]} is gone" if lost else ""
+    if done.note or done.done < done.total:
+        return f"was done, but {done.note or 'structures are missing'}"
+    return ""
+
+
+def _tell_ends(stages: list[Stage], folder: Path, cancelled: bool) -> tuple[Stage, ...]:
+    """The stages, where the queue no longer knows a task with what accounting says of its end."""
+    gone = {
+        task.name: str(_read_state(folder / STATE / f"{task.name}.json").get("job", ""))
+        or stage.number + (f"_{n}" if stage.job.volumes else "")
+        for stage in stages
+        for n, task in enumerate(stage.tasks, 1)
+        if task.state == ""
+    }
+    ends = tell_ends(gone.values()) if gone else {}
+
+    def tell(task: Task) -> Task:
+        if task.state == "interrupted" and cancelled:
+            return replace(task, state="cancelled")
+        if task.state:
+            return task
+        end = ends.get(gone[task.name], "")
+        if cancelled:
+            return replace(task, state="cancelled", reason=end if task.starts else "")
+        if task.starts:
+            return replace(task, state="lost", reason=end or "Slurm no longer knows its job")
+        return replace(task, state="never started", reason=end)
+
+    told = []
+    for stage in stages:
+        tasks = tuple(map(tell, stage.tasks))
+        if not any(task.queued for task in tasks):
+            tasks = tuple(
+                replace(t, state="lost", reason="it was to submit its successor and did not")
+                if t.state == "leaving"
+                else t
+                for t in tasks
+            )
+        told.append(_sum_up(stage.job, stage.number, tasks, stage.done))
+    return tuple(told)
 
 
 def _explain(reason: str) -> str:

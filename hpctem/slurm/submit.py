@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,12 @@ from hpctem.config import check_stages
 from hpctem.errors import ConfigError, MachineError
 from hpctem.marked_yaml import MarkedYaml, read_yaml
 from hpctem.sections.stages import Evaluate, Resources, Simulate, Train
+from hpctem.slurm.before import (
+    check_same_campaign,
+    find_changed,
+    find_volumes,
+    read_before,
+)
 from hpctem.slurm.chain import (
     CAMPAIGN,
     SUBSET,
@@ -34,7 +41,10 @@ from hpctem.slurm.chain import TRANSLATED as TRANSLATED_NAME
 from hpctem.slurm.checks import (
     Choice,
     check_account,
+    check_columns,
+    check_learning,
     check_nodes,
+    check_parts,
     check_room,
     check_time,
     choose_volumes,
@@ -80,21 +90,28 @@ class Order:
 class Prepared:
     """A chain that is checked and rendered, and not yet written.
 
-    texts   of the files of the campaign folder, by their names there
-    notes   what was found out on the way
+    structures   of the campaign
+    texts        of the files of the campaign folder, by their names there
+    notes        what was found out on the way
+    changed      stages that were done before and are to be done anew
     """
 
     name: str
     site_name: str
     site: Site
     folder: Path
+    structures: int
     jobs: tuple[Job, ...]
     texts: dict[str, str]
     notes: tuple[str, ...]
+    changed: tuple[str, ...] = ()
 
 
 def prepare(order: Order, tell: Callable[[str], None] = lambda line: None) -> Prepared:
     """Check everything that can be before anything is submitted, and render the scripts.
+
+    A folder that was submitted before keeps what is done; what its campaign file or the command
+    line asks for now is added, and what asks for something else is done anew.
 
     Raises ConfigError for what is wrong with file, site or arguments, MachineError where the
     templates are not installed.
@@ -103,31 +120,43 @@ def prepare(order: Order, tell: Callable[[str], None] = lambda line: None) -> Pr
     campaign = read_campaign(order.campaign)
     check_campaign(campaign.config)
     name = campaign.config.campaign.name
-    chosen = choose_stages(check_stages(document), order.stages)
+    folder = choose_folder(order, name)
+    before = read_before(folder)
+    chosen = choose_stages(check_stages(document), order.stages, before.done)
+    check_learning(set(chosen) - set(before.done))
+    check_parts(chosen, document)
+    check_columns(campaign, document, chosen)
     shares = {
         stage: share_of(stage, wanted, order.site, document) for stage, wanted in chosen.items()
     }
     check_account(order.account, order.site, order.site_name, list(shares.values()))
-    folder = choose_folder(order, name)
     notes: list[str] = []
-    volumes = 0
-    if "simulate" in chosen:
+    volumes = find_volumes(folder, name)
+    if volumes is not None:
+        check_same_campaign(folder, document)
+    elif "simulate" in chosen:
         wanted = chosen["simulate"]
         assert isinstance(wanted, Simulate)
-        choice, notes = _weigh(order, campaign, wanted, shares["simulate"], folder, tell)
+        databases = 2 if "translate" in chosen else 1
+        choice, notes = _weigh(order, campaign, wanted, shares["simulate"], folder, databases, tell)
         volumes = choice.volumes
         if volumes and shares["simulate"].nodes > _most_nodes(order.site, shares["simulate"]):
             shares["simulate"] = replace(shares["simulate"], nodes=1)
     for stage, share in shares.items():
         check_nodes(share, order.site.partitions[share.partition], stage)
-    networks, texts = read_networks(chosen, document, name, volumes)
+    networks, texts = read_networks(chosen, document, name, volumes or 0)
     judged = _judged(chosen, order.campaign)
+    if volumes is None and "simulate" not in chosen:
+        raise ConfigError(
+            f"stages: {next(iter(chosen))} needs the stage simulate, or a folder that has its "
+            f"database: {folder / name}.hdf5 is not there"
+        )
     if "evaluate" in chosen and not judged and not {"subset", "train_translated"} & set(chosen):
         notes.append(
             "warning: evaluate judges the network on images that it has learnt from: add the stage "
             "subset, or name others in stages.evaluate.images"
         )
-    jobs = build_jobs(name, chosen, shares, networks, volumes, judged)
+    jobs = build_jobs(name, chosen, shares, networks, volumes or 0, judged)
     texts[CAMPAIGN] = move_campaign(order.campaign)
     # Not resolved: python of an environment is a link out of it.
     programs = Path(sys.executable).absolute().parent
@@ -135,7 +164,12 @@ def prepare(order: Order, tell: Callable[[str], None] = lambda line: None) -> Pr
     for job in jobs:
         text = render(job, name, order.site, order.account, places)
         texts[f"{SCRIPTS}/{job.name}.sbatch"] = text
-    return Prepared(name, order.site_name, order.site, folder, jobs, texts, tuple(notes))
+    changed = find_changed(before, folder, jobs, texts)
+    structures = campaign.config.campaign.structures
+    return Prepared(
+        *(name, order.site_name, order.site, folder, structures, jobs),
+        *(texts, tuple(notes), changed),
+    )
 
 
 def choose_folder(order: Order, name: str) -> Path:
@@ -153,14 +187,10 @@ def choose_folder(order: Order, name: str) -> Path:
     folder = folder.expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give another folder with --folder")
-    if (folder / JOBS).exists():
-        raise ConfigError(
-            f"{folder} was submitted before: 'hpctem status {quote(folder)}' tells how it stands, "
-            f"'hpctem resubmit {quote(folder)}' submits what is missing; give another --folder to "
-            "begin anew"
-        )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CHAIN).exists():
-        raise ConfigError(f"{folder} holds other files: give another folder with --folder")
+    if folder.is_dir() and not (folder / CHAIN).exists():
+        own = re.compile(rf"{re.escape(name)}(\.v\d+of\d+)?\.hdf5(\..+)?")
+        if not all(own.fullmatch(path.name) for path in folder.iterdir()):
+            raise ConfigError(f"{folder} holds other files: give another folder with --folder")
     return folder
 
 
@@ -174,11 +204,12 @@ def _weigh(
     wanted: Simulate,
     share: Share,
     folder: Path,
+    databases: int,
     tell: Callable[[str], None],
 ) -> tuple[Choice, list[str]]:
     """Into how many files, and what disk and time say."""
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    notes = [check_room(campaign, there)]
+    notes = [check_room(campaign, there, databases)]
     plan = None
     if order.planned:
         path = there / f"{campaign.config.campaign.name}.hdf5"
@@ -251,6 +282,9 @@ def write_folder(prepared: Prepared) -> None:
             old.unlink()
         for name, text in prepared.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
+        for job in prepared.jobs:
+            for task in job.tasks if job.stage in prepared.changed else ():
+                (folder / STATE / f"{task}.json").unlink(missing_ok=True)
     except OSError as error:
         raise MachineError(f"{error.filename or folder}: {error.strerror}") from error
     write_chain(
@@ -259,6 +293,7 @@ def write_folder(prepared: Prepared) -> None:
             "campaign": prepared.name,
             "site": prepared.site_name,
             "attempts": prepared.site.attempts,
+            "structures": prepared.structures,
             "notes": list(prepared.notes),
             "jobs": [describe_job(job) for job in prepared.jobs],
         },
@@ -331,13 +366,15 @@ def commands_by_hand(folder: Path, jobs: Sequence[Job]) -> list[str]:
         for task in range(1, job.volumes + 1) if job.volumes else (None,):
             width = len(str(job.volumes))
             number = "" if task is None else f"{task:0{width}d}"
-            words = [str(root / "jobs" / job.program)]
-            for word in job.arguments:
-                if not isinstance(word, Inside):
-                    words.append(word)
-                elif word.name.startswith("*/"):
-                    words.append(word.name.replace("*", number))
-                else:
-                    words.append(str(folder / word.name.replace("*", number)))
-            lines.append(" ".join(map(quote, words)))
+            commands = [("subset", job.drawn)] if job.drawn else []
+            for program, arguments in [*commands, (job.program, job.arguments)]:
+                words = [str(root / "jobs" / program)]
+                for word in arguments:
+                    if not isinstance(word, Inside):
+                        words.append(word)
+                    elif word.name.startswith("*/"):
+                        words.append(word.name.replace("*", number))
+                    else:
+                        words.append(str(folder / word.name.replace("*", number)))
+                lines.append(" ".join(map(quote, words)))
     return lines

@@ -113,16 +113,25 @@ def test_what_is_wrong_is_said_before_anything_is_made(
     assert not Path("small").exists()
 
 
-def test_a_folder_that_was_submitted_is_not_submitted_again(
+def test_a_folder_with_a_database_goes_on_with_the_same_campaign_alone(
     call: Call, variant, site: Path
 ) -> None:
+    """What `stages` asks for may be another, the campaign may not; nothing without a database."""
     campaign = variant()
-    order = ("submit", campaign, "--site", site, "--folder", "made", "--no-plan")
-    assert call(*order, "--dry-run").returncode == 0
-    Path("made/jobs.json").write_text('{"jobs": {"simulate": "1"}}')
-    done = call(*order)
-    assert done.returncode == 2
-    assert "was submitted before" in done.stderr and "hpctem resubmit" in done.stderr
+    order = ("submit", campaign, "--site", site, "--folder", "made", "--no-plan", "--dry-run")
+    refused = call(*order, "--stages", "verify")
+    assert refused.returncode == 2
+    assert "verify needs the stage simulate, or a folder that has its database" in refused.stderr
+    assert call(*order).returncode == 0
+    assert call("simulate", campaign, "-o", "made/small.hdf5", "--limit", "1").returncode == 0
+    campaign.write_text(campaign.read_text() + "stages: {verify: {walltime: 30min}}\n")
+    assert call(*order).returncode == 0
+    assert "--time=00:30:00" in Path("made/scripts/2-verify.sbatch").read_text()
+    assert not Path("made/scripts/1-simulate.sbatch").exists()
+    campaign.write_text(campaign.read_text().replace("structures: 6", "structures: 7"))
+    other = call(*order)
+    assert other.returncode == 2
+    assert "the database of another campaign, which differs in campaign" in other.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "resubmit", "cancel"])

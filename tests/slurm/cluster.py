@@ -53,6 +53,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 EnforcePartLimits=ALL
 DefMemPerCPU=2000
 MpiDefault=none
@@ -76,6 +78,7 @@ NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMe
 Gres=gpu:a40:2
 PartitionName=cpu Nodes=n1,n2 Default=YES DefaultTime=10 MaxTime=60 State=UP
 PartitionName=short Nodes=n1,n2 DefaultTime=1 MaxTime=2 State=UP
+PartitionName=urgent Nodes=n1,n2 DefaultTime=1 MaxTime=60 State=UP PriorityTier=10
 PartitionName=gpu Nodes=n1,n2 DefaultTime=10 MaxTime=60 State=UP
 """
 

@@ -13,12 +13,13 @@ from chains import (
     hpctem,
     job_of,
     look,
+    read_state,
     sha256,
     submit,
     write_site,
     write_tiny,
 )
-from cluster import Cluster
+from cluster import Cluster, wait_for
 from small_campaigns import write_campaign
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +46,14 @@ def test_a_campaign_goes_from_submit_to_evaluate_on_two_nodes(
     jobs = [job_of(chain, stage) for stage in WHOLE]
     for before, job in itertools.pairwise(jobs):
         assert f"afterok:{before}" in slurm.show(job)["Dependency"]
-    await_done(slurm, chain, "6-evaluate", timeout=500)
+    # The time of the training is nearly over before it is done.
+    steps = chain / "cluster_small_network" / "steps.csv"
+    wait_for(lambda: steps.exists() and steps.read_text().count("\n") > 3, 400, slurm.tell_logs)
+    slurm.ask("scancel", "--batch", "--signal=USR1", job_of(chain, "train"))
+    await_done(slurm, chain, "8-evaluate", timeout=500)
 
+    assert "back into the queue" in (chain / "logs" / "5-train.log").read_text()
+    assert read_state(chain, "5-train")["starts"] == 2
     told = look(slurm, chain)
     assert tuple(told) == WHOLE and {stage["state"] for stage in told.values()} == {"done"}
     assert (told["simulate"]["done"], told["simulate"]["total"]) == (40, 40)
@@ -54,11 +61,39 @@ def test_a_campaign_goes_from_submit_to_evaluate_on_two_nodes(
         assert slurm.show(job_of(chain, stage))["NodeList"] == "n[1-2]"
     assert len(list((chain / "logs" / "1-simulate.ranks").iterdir())) == 2
     assert (chain / "cluster_small.report.html").stat().st_size > 10_000
-    parts = json.loads((chain / "subset.json").read_text())
-    assert parts  # how they are drawn is tested elsewhere
+    parts = json.loads((chain / "subset.json").read_text())["parts"]
+    assert set(parts) == {"train", "validation"}  # how they are drawn is tested elsewhere
     with open(chain / "cluster_small_network" / "history.csv") as file:
         assert len(list(csv.reader(file))) == 3  # two epochs
-    assert list((chain / "evaluation").glob("*.json"))
+    judged = json.loads((chain / "evaluation" / "evaluation.json").read_text())
+    assert judged["images"] > 0
+    # A chain that is done gets one more stage; what is done is kept.
+    seconds = campaign.read_text().replace("evaluate: {", "evaluate: {by: [dose], ")
+    campaign.write_text(seconds)
+    submit(slurm, campaign)
+    await_done(slurm, chain, "8-evaluate")
+    assert [job_of(chain, stage) for stage in WHOLE[:-1]] == jobs[:-1]
+    again = json.loads((chain / "evaluation" / "evaluation.json").read_text())
+    assert again != judged and again["images"] == judged["images"]
+
+
+def test_a_template_is_submitted_by_hand(slurm: Cluster, tmp_path: Path) -> None:
+    """As it is in slurm/, with the options of a small machine."""
+    campaign = write_tiny(tmp_path, ("structures: 84", "structures: 4"), simulate={})
+    options = ("--ntasks-per-node=2", "--time=5", f"--export=ALL,HPCTEM_ROOT={ROOT}")
+    job = ""
+    for name, arguments in (("simulate", (campaign, "-o", "x.hdf5")), ("verify", ("x.hdf5",))):
+        after = (f"--dependency=afterok:{job}",) if job else ()
+        script = ROOT / "slurm" / f"{name}.sbatch"
+        words = ("sbatch", "--parsable", "-D", tmp_path, *options, *after, script, *arguments)
+        job = slurm.ask(*words)
+        assert slurm.await_job(job)["JobState"] == "COMPLETED", tell_files(tmp_path)
+    assert hpctem(slurm, "info", tmp_path / "x.hdf5").returncode == 0
+
+
+def tell_files(folder: Path) -> str:
+    """What the jobs of a folder have written."""
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.out")))
 
 
 def test_volumes_are_an_array_of_jobs_under_mpirun_and_one_database(

@@ -111,8 +111,9 @@ def test_what_slurm_refuses_is_said_before_anything_is_in_the_queue(
 ) -> None:
     campaign = write_tiny(tmp_path, FEW)
     words = ("submit", campaign.name, "--no-plan", "--test-only", "--site")
-    taken = hpctem(slurm, *words, SITE, folder=tmp_path)
+    taken = hpctem(slurm, *words, SITE, "--dry-run", folder=tmp_path)
     assert taken.returncode == 0 and taken.stdout.count("to start at") == 2, taken.stderr
+    assert slurm.ask("squeue", "-h") == ""
     partitions = {name: {"walltime": "1h", "cores": 2, "nodes": 2} for name in ("cpu", "short")}
     partitions["cpu"]["name"] = "cpus"
     site = write_site(tmp_path, partitions=partitions, gpu_partition=None)

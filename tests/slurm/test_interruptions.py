@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from chains import (
     SlowDisk,
     await_commits,
     await_done,
     await_state,
+    hpctem,
     job_of,
     look,
     read_state,
@@ -28,10 +30,13 @@ NAME = "1-simulate"
 def begin(slurm: Cluster, folder: Path, disk: SlowDisk, **keys: object) -> Path:
     """A chain of simulate and verify on two nodes, at work on a slow disk; its folder.
 
-    On any machine it would take 84 s: a structure needs two seconds of one of two ranks.
+    On any machine it would take 84 s: a structure needs two seconds of one of two ranks. The folder
+    has a name of letters that a shell reads.
     """
     disk.begin(1)
-    chain = submit(slurm, write_tiny(folder), write_site(folder, setup=disk.setup, **keys))
+    odd = folder / 'it\'s "odd", $HOME & `so`'
+    odd.mkdir()
+    chain = submit(slurm, write_tiny(odd), write_site(folder, setup=disk.setup, **keys))
     await_commits(slurm, chain)
     return chain
 
@@ -73,6 +78,47 @@ def test_a_requeued_job_goes_on_where_it_was(
     await_commits(slurm, chain)
     assert finish(slurm, chain, slow_disk) == undisturbed
     assert slurm.show(job)["Restarts"] == "1"
+
+
+def test_a_preempted_job_goes_on_when_the_nodes_are_free_again(
+    slurm: Cluster, tmp_path: Path, slow_disk: SlowDisk, undisturbed: str
+) -> None:
+    chain = begin(slurm, tmp_path, slow_disk)
+    more = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
+    urgent = slurm.submit("sleep 2", *more, folder=tmp_path)
+    slurm.await_job(urgent, "COMPLETED")
+    await_state(slurm, chain, NAME, lambda state: state["starts"] == 2)
+    assert finish(slurm, chain, slow_disk) == undisturbed
+    assert slurm.show(job_of(chain, "simulate"))["Restarts"] == "1"
+
+
+@pytest.mark.parametrize("requeue", [True, False], ids=["requeue", "successor"])
+def test_tasks_of_an_array_go_on_each_by_itself(
+    slurm: Cluster, tmp_path: Path, slow_disk: SlowDisk, requeue: bool
+) -> None:
+    """The time of both ends; before that, that of the second alone, whose number is the array's."""
+    slow_disk.begin(1)
+    campaign = write_tiny(tmp_path, simulate={"volumes": 2, "ranks_per_node": 1}, verify={})
+    site = write_site(tmp_path, setup=slow_disk.setup, requeue=requeue)
+    chain = submit(slurm, campaign, site)
+    for volume in (1, 2):
+        await_commits(slurm, chain, f"tiny.v{volume}of2.hdf5")
+    array = job_of(chain, "simulate")
+    assert slurm.show(f"{array}_2")["JobId"] == array
+    if requeue:
+        slurm.ask("scancel", "--batch", "--signal=USR1", f"{array}_2")
+        await_state(slurm, chain, f"{NAME}.2", lambda state: state["starts"] == 2)
+        assert read_state(chain, f"{NAME}.1")["starts"] == 1
+    for volume in (1, 2):
+        slurm.ask("scancel", "--batch", "--signal=USR1", f"{array}_{volume}")
+    for volume in (1, 2):
+        await_state(slurm, chain, f"{NAME}.{volume}", lambda state: state["starts"] > 1)
+    slow_disk.end()
+    await_done(slurm, chain, "2-verify")
+    assert (job_of(chain, "simulate") == array) == requeue
+    alone = hpctem(slurm, "simulate", campaign, "--volume", "2/2", folder=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert sha256(chain / "tiny.v2of2.hdf5") == sha256(tmp_path / "tiny.v2of2.hdf5")
 
 
 def test_a_killed_step_is_started_again(

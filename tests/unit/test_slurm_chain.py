@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,14 @@ from small_campaigns import SMALL, write_campaign
 
 from hpctem.campaign_file import read_campaign
 from hpctem.config import check_config, check_stages, resolved
-from hpctem.errors import ConfigError
+from hpctem.errors import ConfigError, MachineError
 from hpctem.marked_yaml import parse_yaml, read_yaml
 from hpctem.slurm import checks
 from hpctem.slurm.chain import Inside, Share, build_jobs, choose_stages, share_of
 from hpctem.slurm.checks import check_time, choose_volumes, estimate
 from hpctem.slurm.files import describe_job, move_campaign, read_chain, write_chain
-from hpctem.slurm.sites import Site, check_site
-from hpctem.slurm.submit import Order, prepare, write_folder
+from hpctem.slurm.sites import Site, account_of, check_site
+from hpctem.slurm.submit import Order, Prepared, prepare, write_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PROFILE = """\
@@ -144,14 +145,108 @@ def test_an_account_is_asked_for_where_one_is_needed(
 ) -> None:
     monkeypatch.delenv("SBATCH_ACCOUNT", raising=False)
     text = PROFILE.replace("account: mine", "account_needed: true")
-    poor = order(tmp_path, "{verify: {}}", name="a.yaml")
+    poor = order(tmp_path, "{simulate: {}}", name="a.yaml")
     poor = Order(poor.campaign, "there", check_site(parse_yaml(text)), poor.folder, planned=False)
     with pytest.raises(ConfigError, match=r"site there takes no job without an account"):
         prepare(poor)
     rich = Order(**{**vars(poor), "account": "abc"})
-    assert "#SBATCH --account=abc\n" in prepare(rich).texts["scripts/1-verify.sbatch"]
+    assert "#SBATCH --account=abc\n" in prepare(rich).texts["scripts/1-simulate.sbatch"]
     monkeypatch.setenv("SBATCH_ACCOUNT", "abc")
-    assert "--account" not in prepare(poor).texts["scripts/1-verify.sbatch"]
+    assert "--account" not in prepare(poor).texts["scripts/1-simulate.sbatch"]
+
+
+def test_a_partition_may_have_an_account_that_is_named_after_the_usual_one() -> None:
+    def pays(partition: str, given: str | None = None, profile: str = PROFILE) -> str | None:
+        text = profile.replace("cores: 8}", 'cores: 8, account: "{account}-cpu"}')
+        site = check_site(parse_yaml(text.replace("cores: 16,", "cores: 16, account: other,")))
+        return account_of(site.partitions[partition], site, given)
+
+    assert [pays(name) for name in ("cpu", "single", "gpu")] == ["mine", "mine-cpu", "other"]
+    assert [pays(name, "x") for name in ("cpu", "single", "gpu")] == ["x", "x-cpu", "x"]
+    nobody = PROFILE.replace("account: mine\n", "")
+    assert (pays("single", profile=nobody), pays("gpu", profile=nobody)) == (None, "other")
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ("{subset: {where: dos > 3}}", r"stages.subset.where: .*no column 'dos'; nearest: dose"),
+        ("{subset: {stratify: ['dos:0,1 nm']}}", "stages.subset.stratify: .*no column 'dos'"),
+        ("{subset: {sample: ['3:dos']}}", "stages.subset.sample: .*no column 'dos'"),
+        ("{subset: {per: ['dos:3']}}", "stages.subset.per: .*no column 'dos'"),
+        ("{subset: {balance: [dos]}}", "stages.subset.balance: .*no column 'dos'"),
+        ("{subset: {combinations: dos}}", "stages.subset.combinations: .*no column 'dos'"),
+        ("{subset: {group: dos}}", "stages.subset.group: .*no column 'dos'"),
+        ("{train: {file: net.yaml}, evaluate: {by: [dos]}}", "stages.evaluate.by: .*no column"),
+        (
+            "{subset: {}, train: {file: net.yaml}, evaluate: {part: test}}",
+            r"stages.evaluate.part: stages.subset.split has no part 'test' \(known: train, valid",
+        ),
+    ],
+)
+def test_what_no_image_of_the_campaign_will_have_is_told_before_it_is_simulated(
+    tmp_path: Path, stages: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        prepare(full_chain(tmp_path, stages.replace("{", "{simulate: {}, ", 1)))
+
+
+def test_a_network_needs_tensorflow_where_it_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name)
+    )
+    assert prepare(full_chain(tmp_path, "{simulate: {}}")).jobs
+    with pytest.raises(MachineError, match=r"train: there is no TensorFlow in .*hpctem\[train\]"):
+        prepare(full_chain(tmp_path, "{simulate: {}, train: {file: net.yaml}}"))
+
+
+def test_one_process_gets_memory_for_the_columns_of_many_images() -> None:
+    assert share("{report: {}}", "report").memory == "8G"
+    assert share("{report: {memory: 2G}}", "report").memory == "2G"
+    small = check_site(parse_yaml(PROFILE.replace("memory: 64G", "memory: 6G")))
+    assert share("{report: {}}", "report", small).memory == "6G"
+    assert share("{report: {partition: single}}", "report").memory is None
+    assert share("{verify: {}}", "verify").memory is None
+
+
+def test_what_is_done_stays_done_until_it_is_asked_for_otherwise(tmp_path: Path) -> None:
+    """More time or nodes change nothing; other options of a stage do it and what follows anew."""
+
+    def prepared(stages: str) -> Prepared:
+        return prepare(full_chain(tmp_path, stages))
+
+    def finish(made: Prepared, *names: str) -> None:
+        write_folder(made)
+        for job in made.jobs:
+            if job.stage in names:
+                path = made.folder / "state" / f"{job.name}.json"
+                path.write_text('{"state": "done", "starts": 1, "job": "1"}')
+
+    usual = "{verify: {}, report: {}, subset: {}, train: {file: net.yaml}, evaluate: {}}"
+    first = prepared("{simulate: {}, verify: {}, report: {}}")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "small.hdf5").touch()
+    finish(first, "verify")
+    more = prepared("{verify: {nodes: 3}, train: {file: net.yaml}}")
+    assert [job.name for job in more.jobs] == ["2-verify", "5-train"]
+    assert more.changed == () and more.jobs[0].share.nodes == 3
+    names = ("verify", "report", "subset", "train", "evaluate")
+    finish(prepared(usual), *names)
+    assert prepared(usual.replace("{verify", "{verify", 1)).changed == ()
+    assert prepared(usual.replace("report: {}", "report: {walltime: 2h}")).changed == ()
+    other = prepared(usual.replace("subset: {}", "subset: {seed: 3}"))
+    assert other.changed == ("subset", "train", "evaluate")
+    write_folder(other)
+    left = {path.stem for path in (other.folder / "state").glob("*.json")}
+    assert left == {"2-verify", "3-report"}
+    finish(other, *names)
+    longer = full_chain(tmp_path, usual.replace("subset: {}", "subset: {seed: 3}"))
+    net = tmp_path / "net.yaml"
+    net.write_text(net.read_text().replace("epochs: 1", "epochs: 2"))
+    assert prepare(longer).changed == ("train", "evaluate")
 
 
 def test_a_database_that_does_not_fit_the_disk_is_refused(
@@ -327,9 +422,9 @@ def test_a_network_that_is_judged_on_what_it_learnt_is_warned_of(tmp_path: Path)
         notes = prepare(full_chain(tmp_path, stages)).notes
         return any("images that it has learnt from" in note for note in notes)
 
-    assert warned("{train: {file: net.yaml}, evaluate: {}}")
-    assert not warned("{subset: {}, train: {file: net.yaml}, evaluate: {}}")
-    assert not warned("{train: {file: net.yaml}, evaluate: {images: [net.yaml]}}")
+    assert warned("{simulate: {}, train: {file: net.yaml}, evaluate: {}}")
+    assert not warned("{simulate: {}, subset: {}, train: {file: net.yaml}, evaluate: {}}")
+    assert not warned("{simulate: {}, train: {file: net.yaml}, evaluate: {images: [net.yaml]}}")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +450,7 @@ def test_a_campaign_folder_lies_on_the_scratch_of_the_site_with_its_stripes(
     """The program that sets stripes here writes down how it was called."""
     text = PROFILE + "scratch: $FAST_DISK/mine\nstripes: 8\n"
     scratch = check_site(parse_yaml(text))
-    plain = order(tmp_path, "{verify: {}}", folder=None)
+    plain = order(tmp_path, "{simulate: {}}", folder=None)
     named = replace(plain, site=scratch)
     monkeypatch.delenv("FAST_DISK", raising=False)
     with pytest.raises(ConfigError, match=r"scratch folder \$FAST_DISK/mine names a variable"):
@@ -369,7 +464,7 @@ def test_a_campaign_folder_lies_on_the_scratch_of_the_site_with_its_stripes(
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     write_folder(made)
     assert (tmp_path / "called").read_text() == f"setstripe -c 8 {made.folder}\n"
-    assert (made.folder / "scripts" / "1-verify.sbatch").is_file()
+    assert (made.folder / "scripts" / "1-simulate.sbatch").is_file()
 
 
 def test_the_chain_that_is_kept_is_the_chain(tmp_path: Path) -> None:
@@ -387,8 +482,9 @@ def test_arguments_of_every_stage_are_what_the_commands_take(
     from hpctem.cli import commands
 
     stages = (
-        "{simulate: {}, verify: {}, report: {}, subset: {where: a, stratify: ['dose:0,1'], "
-        "combinations: b, sample: ['2'], per: ['x:1'], balance: [c], group: d, allow_fewer: true}, "
+        "{simulate: {}, verify: {}, report: {}, subset: {where: dose > 1, stratify: "
+        "['dose:0,1'], combinations: dose, sample: ['2'], per: ['dose:1'], balance: [campaign], "
+        "group: dose, allow_fewer: true}, "
         "train: {file: gan.yaml}, translate: {}, train_translated: {file: net.yaml}, "
         "evaluate: {by: [dose]}}"
     )

@@ -194,6 +194,129 @@ def test_a_signal_before_the_work_has_begun_begins_none(tmp_path: Path) -> None:
     assert state_of(tmp_path)["reason"] == "its time was over before it began"
 
 
+def as_job(folder: Path, number: str = "12", **more: str) -> dict[str, str]:
+    """The environment of a job, with a scontrol and an hpctem that write down their arguments;
+    it may not go back into the queue."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    later = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 3600))
+    for name, answer in (("scontrol", f"EndTime=${{ENDS:-{later}}} x"), ("hpctem", "")):
+        program = programs / name
+        program.write_text(
+            f'#!/bin/bash\necho "{name} $*" >>{folder}/called\necho "{answer}"\n'
+            '[ "$1" != requeue ]\n'
+        )
+        program.chmod(0o755)
+    made = environment(SLURM_JOB_ID=number, **more)
+    return made | {"PATH": f"{programs}:{made['PATH']}"}
+
+
+def called(folder: Path) -> list[str]:
+    return [
+        line
+        for line in (folder / "called").read_text().splitlines()
+        if not line.startswith("scontrol show")
+    ]
+
+
+def test_a_task_goes_back_into_the_queue_by_its_own_number(stage: Stage, tmp_path: Path) -> None:
+    """The number of a job may be that of its whole array, which Slurm would start again."""
+    array = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
+    stage("exit 137", env=as_job(tmp_path, **array), watched="none.hdf5")
+    assert called(tmp_path) == ["scontrol requeue 12_3", f"hpctem resubmit {tmp_path}/made"]
+    assert state_of(tmp_path, "1-simulate.3")["state"] == "leaving"
+
+
+def test_a_job_that_has_ended_well_is_not_done_again(stage: Stage, tmp_path: Path) -> None:
+    """When Slurm starts a whole array again; another job of the same stage does work."""
+    assert stage("exit 0", env=as_job(tmp_path)).returncode == 0
+    again = stage(f"touch {tmp_path}/worked", env=as_job(tmp_path))
+    assert again.returncode == 0 and "has done it before" in again.stdout
+    assert not (tmp_path / "worked").exists()
+    assert state_of(tmp_path)["state"] == "done"
+    stage(f"touch {tmp_path}/worked", env=as_job(tmp_path, "13"))
+    assert (tmp_path / "worked").exists()
+
+
+def test_where_jobs_may_not_requeue_they_leave_to_a_successor(stage: Stage, tmp_path: Path) -> None:
+    """And the task of an array that ends well last submits what others have left."""
+    stage("exit 137", env=as_job(tmp_path), watched="none.hdf5", requeue="no")
+    assert called(tmp_path) == [f"hpctem resubmit {tmp_path}/made"]
+    assert state_of(tmp_path)["state"] == "leaving"
+    array = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
+    stage("exit 0", env=as_job(tmp_path, **array), requeue="no")
+    assert called(tmp_path)[1:] == [f"hpctem resubmit {tmp_path}/made"]
+    assert state_of(tmp_path, "1-simulate.3")["state"] == "done"
+
+
+def test_the_end_of_the_time_without_a_signal_puts_a_job_back(tmp_path: Path) -> None:
+    """SIGTERM at the end of its time is Slurm's; earlier it is somebody's or a preemption."""
+    soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
+    script = write_script(tmp_path, watched=f"{tmp_path}/none.hdf5", requeue="no")
+    words = ["bash", str(script), "bash", "-c", f"touch {tmp_path}/ready; exec sleep 20"]
+    env = as_job(tmp_path, ENDS=soon)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=env) as job:
+        wait_for(lambda: (tmp_path / "ready").exists())
+        wait_for(lambda: time.strftime("%Y-%m-%dT%H:%M:%S") >= soon)
+        job.send_signal(signal.SIGTERM)
+    said = state_of(tmp_path)
+    assert (said["state"], said["reason"]) == ("leaving", "its time was over")
+
+
+def test_who_is_preempted_before_anything_is_committed_has_not_failed(tmp_path: Path) -> None:
+    for _ in range(4):
+        (tmp_path / "ready").unlink(missing_ok=True)
+        job = start(
+            tmp_path, f"touch {tmp_path}/ready; exec sleep 2", attempts=1, watched="no.hdf5"
+        )
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=30) == 143
+        job.communicate(timeout=30)
+    said = state_of(tmp_path)
+    assert (said["state"], said["starts"], said["idle"]) == ("interrupted", 4, 1)
+
+
+def test_a_module_that_is_not_there_fails_the_stage(stage: Stage, tmp_path: Path) -> None:
+    script = write_script(tmp_path)
+    text = "unprepared='the module x cannot be loaded'\n" + script.read_text()
+    script.write_text(text)
+    done = subprocess.run(["bash", script, "true"], capture_output=True, env=environment())
+    assert done.returncode == 2
+    assert state_of(tmp_path)["reason"] == "the module x cannot be loaded"
+
+
+@pytest.mark.parametrize(("code", "worked"), [(0, True), (1, False)])
+def test_what_is_run_beforehand_decides(tmp_path: Path, code: int, worked: bool) -> None:
+    script = write_script(tmp_path)
+    text = f"beforehand=(bash -c 'exit {code}')\n" + script.read_text()
+    script.write_text(text)
+    words = ["bash", script, "touch", tmp_path / "worked"]
+    done = subprocess.run(words, capture_output=True, env=environment())
+    assert (done.returncode, (tmp_path / "worked").exists()) == (code, worked)
+    assert state_of(tmp_path)["state"] == ("done" if worked else "failed")
+
+
+def test_signals_are_heard_while_something_is_run_beforehand(tmp_path: Path) -> None:
+    script = write_script(tmp_path)
+    before = f"touch {tmp_path}/ready; exec sleep 2"
+    script.write_text(f"beforehand=(bash -c '{before}')\n" + script.read_text())
+    words = ["bash", str(script), "touch", f"{tmp_path}/worked"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment()) as job:
+        wait_for(lambda: (tmp_path / "ready").exists())
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=1.5) == 143
+    assert state_of(tmp_path)["state"] == "interrupted"
+
+
+def test_ranks_of_mpirun_are_not_bound_to_one_core_each_when_they_have_several(
+    stage: Stage, tmp_path: Path
+) -> None:
+    variable = "OMPI_MCA_hwloc_base_binding_policy"
+    for launcher, wanted in (("mpirun", "none"), ("none", "")):
+        done = stage(f"echo policy=${variable}", launcher=launcher)
+        assert f"policy={wanted}" in done.stdout.splitlines()
+
+
 def test_every_rank_has_a_log_and_the_first_is_heard(tmp_path: Path) -> None:
     """Appended over starts; what the job says itself is what rank 0 says."""
     job = ROOT / "jobs" / "rank"

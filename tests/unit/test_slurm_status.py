@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from small_campaigns import write_campaign
 from hpctem.database.journal import journal_folder
 from hpctem.errors import ConfigError, MachineError
 from hpctem.marked_yaml import parse_yaml
+from hpctem.parallel import describe_duration
+from hpctem.slurm import queue as queue_of
 from hpctem.slurm import status as standing_of
-from hpctem.slurm.again import find_missing, resubmit
+from hpctem.slurm.again import claim, find_missing, resubmit
 from hpctem.slurm.files import write_json
-from hpctem.slurm.progress import fingerprint, look_at_databases, look_at_model
+from hpctem.slurm.progress import Done, fingerprint, look_at_databases, look_at_model
 from hpctem.slurm.queue import Queued
 from hpctem.slurm.show import describe_standing, find_words, format_standing
 from hpctem.slurm.sites import check_site
@@ -52,8 +55,8 @@ def note(folder: Path, task: str, state: str, **more: Any) -> None:
 def stand(monkeypatch: pytest.MonkeyPatch, folder: Path, *lines: str | None) -> Standing:
     """How it stands when squeue says these lines; None: it cannot be asked."""
     queue = None if lines == (None,) else [Queued(*str(line).split("|")) for line in lines]
-    monkeypatch.setattr(standing_of, "look_up", lambda jobs: queue)
-    monkeypatch.setattr(standing_of, "tell_end", lambda job: "")
+    monkeypatch.setattr(standing_of, "look_up", lambda folder: queue)
+    monkeypatch.setattr(standing_of, "tell_ends", lambda jobs: {})
     return look(folder)
 
 
@@ -77,7 +80,7 @@ def test_a_chain_that_runs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Non
     assert "it goes on by itself" in text
     assert found.stages[1].reason == "for the stage before it"
     assert "for the stage before it" not in text
-    busy = stand(monkeypatch, folder, RUNNING.replace("RUNNING|None", "PENDING|Priority"))
+    busy = stand(monkeypatch, folder, RUNNING.replace("RUNNING|None", "PENDING|Priority"), *WAITING)
     assert "1-simulate: requeued" in format_standing(busy)
     assert not find_missing(found).jobs
 
@@ -139,6 +142,23 @@ def test_without_slurm_the_states_are_those_that_were_written(
     assert "Slurm cannot be asked here" in format_standing(found)
 
 
+@pytest.mark.parametrize(("walltime", "more"), [(3600, 3), (36000, 0)])
+def test_how_many_more_jobs_will_follow_is_told(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, walltime: int, more: int
+) -> None:
+    """Of four hours of work three are beyond the one of the first job."""
+    note(folder, "1-simulate", "running", began=time.time() + 60)
+    made = json.loads((folder / "chain.json").read_text())
+    made["jobs"][0]["share"]["seconds"] = walltime
+    (folder / "chain.json").write_text(json.dumps(made))
+    work = Done(10, 10 + 4 * 3600, "structures", rate=1.0)
+    monkeypatch.setattr(standing_of, "look_at_databases", lambda *words: work)
+    text = format_standing(stand(monkeypatch, folder, RUNNING, *WAITING))
+    assert f"1 structures/s, {describe_duration(4 * 3600)} left; its job has" in text
+    assert ("more will follow" in text) == bool(more)
+    assert not more or f"about {more} more will follow" in text
+
+
 def test_a_requeued_job_waits_for_another_start(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -174,6 +194,7 @@ def test_tasks_of_an_array_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_p
     stages = "stages: {simulate: {volumes: 6}, verify: {}}\n"
     folder = submitted(tmp_path, stages, {"simulate": "11", "verify": "12"})
     note(folder, "1-simulate.1", "done")
+    (folder / "small.v1of6.hdf5").touch()
     note(folder, "1-simulate.2", "failed", reason="wrong")
     note(folder, "1-simulate.3", "running")
     lines = [f"11_{n}|small.1-simulate|PENDING|Resources|1:00" for n in (4, 5, 6)]
@@ -188,6 +209,156 @@ def test_tasks_of_an_array_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_p
         find_missing(found)
     missing = find_missing(stand(monkeypatch, folder))
     assert missing.tasks == {"simulate": "2,3,4,5,6"}
+    (folder / "small.v1of6.hdf5").unlink()
+    missing = find_missing(stand(monkeypatch, folder))
+    assert missing.tasks == {"simulate": "1,2,3,4,5,6"}
+
+
+def test_the_last_task_that_leaves_an_array_submits_for_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where jobs may not requeue; what waits for the array is expected to be submitted again."""
+    stages = "stages: {simulate: {volumes: 2}, verify: {}}\n"
+    folder = submitted(tmp_path, stages, {"simulate": "11", "verify": "12"})
+    array = [f"11_{n}|small.1-simulate|RUNNING|None|1:00" for n in (1, 2)]
+    note(folder, "1-simulate.1", "leaving", job="11_1")
+    note(folder, "1-simulate.2", "running", job="11_2")
+    found = stand(monkeypatch, folder, *array)
+    assert [task.state for task in found.stages[0].tasks] == ["leaving", "running"]
+    assert states(found) == {"simulate": "running", "verify": "never started"}
+    assert not found.wrong and "it goes on by itself" in format_standing(found)
+    assert not find_missing(found, leaving=True).jobs
+    with pytest.raises(MachineError, match="still on their way"):
+        find_missing(found)
+    note(folder, "1-simulate.2", "leaving", job="11_2")
+    # The first one has left Slurm by now.
+    found = stand(monkeypatch, folder, array[1])
+    assert states(found)["simulate"] == "leaving"
+    assert find_missing(found, leaving=True).tasks == {"simulate": "1,2"}
+    # The successor is in the queue, the last one still ends.
+    after = [f"21_{n}|small.1-simulate|PENDING|Dependency|1:00" for n in (1, 2)]
+    found = stand(monkeypatch, folder, array[1], *after)
+    assert found.stages[0].number == "21" and states(found)["simulate"] == "requeued"
+    gone = stand(monkeypatch, folder)
+    assert states(gone)["simulate"] == "lost"
+    assert "it was to submit its successor" in format_standing(gone)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("JobHeldUser", "Slurm holds it (JobHeldUser): scontrol release 11"),
+        ("launch failed requeued held", "scontrol release 11"),
+        ("PartitionTimeLimit", "Slurm will not start it: PartitionTimeLimit"),
+        ("AssocGrpCPUMinutesLimit", "Slurm will not start it"),
+        ("BadConstraints", "Slurm will not start it"),
+    ],
+)
+def test_a_job_that_does_not_start_by_itself_needs_somebody(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, reason: str, said: str
+) -> None:
+    line = f"11|small.1-simulate|PENDING|{reason}|1:00:00"
+    for state in (None, "requeued"):
+        if state:
+            note(folder, "1-simulate", state, reason="stopped in time")
+        found = stand(monkeypatch, folder, line, *WAITING)
+        assert states(found) == {"simulate": "held", "verify": "waiting", "report": "waiting"}
+        assert [stage.job.stage for stage in found.wrong] == ["simulate"]
+        text = format_standing(found)
+        assert said in text and "1-simulate needs you" in text
+        # It is in the queue: another would be there twice.
+        assert not find_missing(found).jobs
+
+
+@pytest.mark.parametrize("reason", ["Resources", "Priority", "ReqNodeNotAvail", "QOSMaxJobsLimit"])
+def test_a_job_that_waits_for_its_turn_needs_nobody(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, reason: str
+) -> None:
+    found = stand(monkeypatch, folder, f"11|small.1-simulate|PENDING|{reason}|1:00:00", *WAITING)
+    assert states(found)["simulate"] == "waiting" and not found.wrong
+
+
+def test_a_script_that_somebody_has_submitted_by_hand_is_one_of_the_chain(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """In the queue, and after it by its own words; what Slurm gave us before is forgotten."""
+    note(folder, "1-simulate", "running", job="77")
+    mine = "77|small.1-simulate|RUNNING|None|1:00:00"
+    found = stand(monkeypatch, folder, mine)
+    assert (found.stages[0].number, found.stages[0].state) == ("77", "running")
+    gone = stand(monkeypatch, folder)
+    assert (gone.stages[0].number, gone.stages[0].state) == ("77", "lost")
+
+
+def test_one_task_that_never_starts_is_told_while_others_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = submitted(tmp_path, "stages: {simulate: {volumes: 2}}\n", {"simulate": "11"})
+    note(folder, "1-simulate.1", "running", job="11_1")
+    found = stand(monkeypatch, folder, "11_1|small.1-simulate|RUNNING|None|1:00")
+    assert states(found)["simulate"] == "never started" and found.wrong
+
+
+def test_an_array_has_a_total_before_all_of_it_has_begun(small: Path, tmp_path: Path) -> None:
+    """The rate is that of the volumes at work."""
+    paths = [small, tmp_path / "none.hdf5"]
+    done = look_at_databases(paths, 12, (False, False))
+    assert (done.done, done.total, done.left) == (6, 12, None)
+    assert done.note == "none.hdf5 is not begun"
+
+
+def test_jobs_are_submitted_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with claim(tmp_path):
+        with pytest.raises(MachineError, match="another process submits jobs"):
+            with claim(tmp_path, patience=0.1):
+                pass
+        # Of a process that died while it submitted.
+        with claim(tmp_path, patience=1, stale=-1):
+            pass
+    with claim(tmp_path, patience=0):
+        pass
+
+
+def test_accounting_is_asked_once_and_may_be_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sacct that knows two jobs of three; then one that fails, one that hangs, none."""
+    program, calls = tmp_path / "sacct", tmp_path / "calls"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def answers(text: str) -> None:
+        program.write_text(f"#!/bin/sh\necho call >>{calls}\n{text}\n")
+        program.chmod(0o755)
+
+    answers("printf '11|TIMEOUT|0:0\\n12_3|CANCELLED by 0|0:15\\n'")
+    assert queue_of.tell_ends(["12_3", "11", "", "13"]) == {
+        "11": "TIMEOUT, exit code 0:0",
+        "12_3": "CANCELLED by 0, exit code 0:15",
+    }
+    assert calls.read_text() == "call\n"
+    answers("exit 1")
+    assert queue_of.tell_ends(["11"]) == {}
+    monkeypatch.setattr(queue_of, "SECONDS", 0.2)
+    answers("exec sleep 5")
+    assert queue_of.tell_ends(["11"]) == {}
+    program.rename(tmp_path / "squeue")
+    assert queue_of.look_up(tmp_path) is None
+    assert queue_of.tell_ends(["11"]) == {}
+
+
+def test_the_queue_is_asked_for_the_jobs_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a | b"
+    folder.mkdir()
+    program = tmp_path / "squeue"
+    lines = [f"1|x.1-simulate|RUNNING|None|1:00|{folder}", "2|x.1-simulate|RUNNING|None|1:00|/else"]
+    text = "\n".join(lines)
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = queue_of.look_up(folder)
+    assert found is not None and [one.job for one in found] == ["1"]
 
 
 def test_what_was_cancelled_is_no_failure(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
