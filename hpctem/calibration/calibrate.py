@@ -8,7 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hpctem.calibration.measure import (
     process_age,
     time_storage,
 )
+from hpctem.calibration.roofline import Roofs, measure_roofs, roof_seconds
 from hpctem.calibration.transforms import (
     Shape,
     choose_ladder,
@@ -58,6 +59,7 @@ class Calibration:
     warmup      seconds of a structure the first time, with compiling
     peak        bytes of memory of a rank at most
     made        when, UTC
+    roofs       what arithmetic and copies take here at best; of older calibrations not known
     """
 
     campaign: str
@@ -77,6 +79,13 @@ class Calibration:
     warmup: float
     peak: float
     made: str
+    roofs: Roofs = field(default_factory=Roofs)
+
+    @property
+    def roof_seconds(self) -> dict[str, float]:
+        """Step -> the least seconds that its transforms could take on this machine."""
+        counted = self.work.transforms(self.machine.by_lines)
+        return {step: roof_seconds(counts, self.roofs) for step, counts in counted.items()}
 
     @property
     def structure_seconds(self) -> float:
@@ -125,6 +134,7 @@ def calibrate(
     machine = describe_machine(backend)
     counted = timed[0].work.transforms(machine.by_lines).values()
     tell("timing transforms")
+    roofs = measure_roofs(backend, timed[0].work.pixels)
     shapes = [shape for counts in counted for shape in counts]
     transforms = time_transforms([*shapes, *choose_ladder(backend, shapes)], backend)
     hosts = communicator.allgather(socket.gethostname())
@@ -137,6 +147,7 @@ def calibrate(
         (hosts.count(socket.gethostname()), len(hosts)),
         startup,
         warmup,
+        roofs,
     )
 
 
@@ -176,6 +187,7 @@ def summarise(
     ranks: tuple[int, int],
     startup: float,
     warmup: float,
+    roofs: Roofs,
 ) -> Calibration:
     """Seconds, floors and rates of the structures that were timed."""
     work = average_work([one.work for one in timed])
@@ -211,6 +223,7 @@ def summarise(
         warmup=warmup,
         peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0,
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        roofs=roofs,
     )
 
 
@@ -271,6 +284,7 @@ def average_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
         rates=mean([c.rates for c in calibrations]),
         transforms=mean([c.transforms for c in calibrations]),
         storage=Storage(**mean([asdict(c.storage) for c in calibrations])),
+        roofs=Roofs(**mean([asdict(c.roofs) for c in calibrations])),
         spread=max(c.spread for c in calibrations),
         timed=sum(c.timed for c in calibrations),
         startup=max(c.startup for c in calibrations),

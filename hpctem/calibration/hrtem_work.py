@@ -139,9 +139,7 @@ class HrtemWork:
         if not slices:
             return counts
         if not by_lines:
-            add_transforms(
-                counts, self.wave, times * (pairs * (self.channels + 1) + 4 * slices - 1)
-            )
+            add_transforms(counts, self.wave, times * (fields + pairs + 4 * slices - 1))
             return counts
         ny, nx = self.wave
         potential, wave = (rows / LANES for rows in self.rows_kept[:2])

@@ -14,6 +14,7 @@ from hpctem.calibration.calibrate import Calibration
 from hpctem.calibration.estimate import distance
 from hpctem.calibration.machine import Machine
 from hpctem.calibration.measure import Storage
+from hpctem.calibration.roofline import Roofs
 from hpctem.calibration.workload import Work, choose_steps
 from hpctem.errors import ConfigError, MachineError
 from hpctem.sections.common import nearest
@@ -130,5 +131,6 @@ def rebuild(described: Mapping[str, Any]) -> Calibration:
     values["work"] = steps.rebuild_work(values["work"])
     values["machine"] = Machine(**values["machine"])
     values["storage"] = Storage(**values["storage"])
+    values["roofs"] = Roofs(**values.get("roofs", {}))
     values["transforms"] = {tuple(shape): s for *shape, s in values["transforms"]}
     return Calibration(**values)

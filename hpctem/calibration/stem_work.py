@@ -264,9 +264,10 @@ def _count_passes(
         corner = np.array(grid.point(rows.start, columns.start)) - lead
         place = structure.positions[:, :2] - corner
         inside = ((place >= 0) & (place < frame.extent[::-1])).all(axis=1)
-        slices = max(np.unique(layers[inside]).size, 1)
-        elements = np.unique(numbers[inside]).size
-        fields = -(-slices // 2) * (elements + 1) + 2 * slices if elements else 0
+        held, layer = np.unique(layers[inside], return_inverse=True)
+        slices = max(held.size, 1)
+        channels = len(set(zip((layer // 2).tolist(), numbers[inside].tolist(), strict=True)))
+        fields = channels + -(-slices // 2) + 2 * slices if channels else 0
         passes = work.configurations * (points * nodes + EDGE_WAVES)
         along_y = (1 + 2 * (slices - 1)) * count_panels(window[1])
         add_transforms(potentials, frame.shape, work.configurations * fields)

@@ -92,6 +92,18 @@ class KernelPassage:
         self.half = backend.asarray(path.half)
         self.support = backend.asarray(find_support(path.half))
         self.table = backend.asarray(window_table())
+        self.legs: tuple[list[int], Any, Any] = ([], None, None)
+
+    def _lay_legs(self, occupied: list[int]) -> tuple[Any, Any]:
+        """Fresnel factors of all legs, complex64 (S, ny) and (S, nx), copied to the device at once.
+
+        They are kept: the batches of a structure go through the same slices.
+        """
+        if self.legs[0] != occupied:
+            along = zip(*self.path.legs(occupied), strict=True)
+            along_y, along_x = (self.backend.asarray(np.stack(factors)) for factors in along)
+            self.legs = list(occupied), along_y, along_x
+        return self.legs[1:]
 
     def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
         """Send plane waves through the occupied slices; see `Passage`."""
@@ -102,7 +114,8 @@ class KernelPassage:
         wave, transmission, potential, work = (
             backend.xp.empty(shape, dtype=np.complex64) for _ in range(4)
         )
-        for n, (s, leg) in enumerate(zip(occupied, self.path.legs(occupied), strict=True)):
+        legs = zip(*self._lay_legs(occupied), strict=True)
+        for n, (s, (along_y, along_x)) in enumerate(zip(occupied, legs, strict=True)):
             if n % 2 == 0:
                 pair = (s, occupied[n + 1] if n + 1 < len(occupied) else -1)
                 add_potentials(potential, work, channels, pair, self.table, backend)
@@ -116,6 +129,5 @@ class KernelPassage:
                 backend.ifft2(wave, out=wave, scaled=False)
                 kernels.multiply(wave, transmission)
             backend.fft2(wave, out=wave)
-            along_y, along_x = (backend.asarray(factor) for factor in leg)
             kernels.propagate(wave, along_y, along_x, self.half, self.support)
         return wave

@@ -20,7 +20,7 @@ from hpctem.optics.lanes import LANES, LINE
 from hpctem.optics.line_transforms import plan_lines
 from hpctem.optics.panels import arrange_half, count_panels, empty_lines, keep_rows
 from hpctem.optics.passage import Path
-from hpctem.optics.potential import Channel
+from hpctem.optics.potential import Channel, choose_channels
 from hpctem.optics.spreading import BAND, window_table
 from hpctem.optics.spreading_cpu import spread_slice
 
@@ -72,7 +72,7 @@ class PanelPassage:
 
     def _add_potentials(self, channels: list[Channel], pair: list[int]) -> None:
         """Panels of the potentials of two slices (or one), real and imaginary part."""
-        chosen = [channel for channel in channels if _count_atoms(channel, pair)]
+        chosen = choose_channels(channels, pair)
         if not chosen:
             self.potential.fill(0)
         total = np.empty((0, 0), np.float32)
@@ -97,8 +97,3 @@ class PanelPassage:
         if id(half) not in self.factors:
             self.factors[id(half)] = half, arrange_half(half, self.wide)
         return self.factors[id(half)][1]
-
-
-def _count_atoms(channel: Channel, pair: list[int]) -> int:
-    first = channel.deposits.first
-    return sum(int(first[s + 1] - first[s]) for s in pair)

@@ -59,12 +59,18 @@ class Atomic:
 class Channel(NamedTuple):
     """What is spread and transformed together: one element (and depth function) of all slices.
 
-    `half`: float32 (ny // 2 + 1, nx), V A^2 per atom over the window; `support`: of `half`.
+    `half`: float32 (ny // 2 + 1, nx), V A^2 per atom over the window; `support`: of `half`;
+    `held`: bool (slices,) on the host, whether a slice of any configuration holds an atom.
     """
 
     deposits: Deposits
     half: Any
     support: Any
+    held: np.ndarray
+
+
+Factor = tuple[np.ndarray, np.ndarray]
+"""What a channel's transform is multiplied by, as one half, and its support."""
 
 
 @lru_cache(maxsize=8)
@@ -85,30 +91,30 @@ def _band(grid: Grid, parametrization: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=16)
-def _element_factor(grid: Grid, number: int, parametrization: str, rms: float) -> np.ndarray:
+def _element_factor(grid: Grid, number: int, parametrization: str, rms: float) -> Factor:
     k, inside = _band(grid, parametrization)
     factor = scattering_factor(number, k, parametrization, rms) * _scaled_correction(grid)
-    return np.where(inside, factor, 0).astype(np.float32)
+    half = np.where(inside, factor, 0).astype(np.float32)
+    return half, find_support(half)
 
 
 # A structure's slices have a thickness of their own, so only one structure's factors are kept.
 @lru_cache(maxsize=1)
 def _depth_factors(
     grid: Grid, elements: tuple[tuple[int, float], ...], parametrization: str, thickness: float
-) -> dict[int, list[np.ndarray]]:
+) -> dict[int, list[Factor]]:
     """The factor of every function of depth, float32 (ny // 2 + 1, nx), by atomic number.
 
     `elements`: pairs of atomic number and Debye-Waller displacement in A. The same arrays for every
     configuration, so that what is made of one is made once.
     """
     k, inside = _band(grid, parametrization)
-    factors: dict[int, list[np.ndarray]] = {}
+    factors: dict[int, list[Factor]] = {}
     for number, rms in elements:
         expansion = expand_depth(number, parametrization, thickness, float(k.max()))
         scale = np.where(inside, debye_waller_factor(k, rms) * _scaled_correction(grid), 0)
-        factors[number] = [
-            (factor * scale).astype(np.float32) for factor in expansion.evaluate_factors(k)
-        ]
+        halves = [(factor * scale).astype(np.float32) for factor in expansion.evaluate_factors(k)]
+        factors[number] = [(half, find_support(half)) for half in halves]
     return factors
 
 
@@ -146,7 +152,7 @@ def make_channels(
         if not finite:
             layer = configuration * slices + slice_of(z, thickness, slices)
             deposits, _ = make_deposits(row, column, layer, (configurations, slices), grid, backend)
-            halves = [_element_factor(grid, number, atomic.parametrization, rms)]
+            factors = [_element_factor(grid, number, atomic.parametrization, rms)]
             weights = None
         else:
             k, _ = _band(grid, atomic.parametrization)
@@ -158,13 +164,20 @@ def make_channels(
             )
             weights = weights[:, order]
             parametrization = atomic.parametrization
-            halves = _depth_factors(grid, displaced, parametrization, thickness)[number]
-        for n, half in enumerate(halves):
+            factors = _depth_factors(grid, displaced, parametrization, thickness)[number]
+        held = np.bincount(layer % slices, minlength=slices) > 0
+        for n, (half, support) in enumerate(factors):
             if weights is not None:
                 deposits = deposits._replace(weight=backend.asarray(weights[n], dtype=np.float32))
-            support = backend.asarray(find_support(half))
-            channels.append(Channel(deposits, backend.asarray(half), support))
+            channels.append(
+                Channel(deposits, backend.asarray(half), backend.asarray(support), held)
+            )
     return channels
+
+
+def choose_channels(channels: list[Channel], slices: list[int]) -> list[Channel]:
+    """Those that hold atoms in any of the slices."""
+    return [channel for channel in channels if channel.held[slices].any()]
 
 
 def slice_of(z: np.ndarray, thickness: float, slices: int) -> np.ndarray:
@@ -186,7 +199,11 @@ def add_potentials(
     may be -1; `table`: `window_table()` on the backend.
     """
     kernels = kernels_for(backend)
-    for n, channel in enumerate(channels):
+    chosen = choose_channels(channels, [s for s in slices if s >= 0])
+    if not chosen:
+        potential.fill(0)
+        return
+    for n, channel in enumerate(chosen):
         target = work if n else potential
         kernels.spread(target, channel.deposits, slices, table)
         backend.fft2(target, out=target)

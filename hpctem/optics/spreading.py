@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from hpctem.backend import Backend
+from hpctem.compiling import compile_loop
 from hpctem.optics.grid import Grid
 from hpctem.optics.kernels import Deposits, kernels_for
 
@@ -59,6 +60,26 @@ def window_correction(grid: Grid) -> np.ndarray:
     return along_y[:, None] * along_x[None, :]
 
 
+@compile_loop
+def _sort_by_bin(key, first, order):
+    """Sort atoms by their bins, those of one bin as they come.
+
+    key: int64 (M,), the bin of each atom, 0 to bins - 1; first: int32 (bins + 1,), zeros, becomes
+    where each bin begins; order: int64 (M,), becomes the atoms bin by bin. It counts, which takes a
+    fifth of the time of comparing where a GPU has millions of bins.
+    """
+    for bin_ in key:
+        first[bin_ + 1] += 1
+    for n in range(1, first.size):
+        first[n] += first[n - 1]
+    for atom in range(key.size):
+        order[first[key[atom]]] = atom
+        first[key[atom]] += 1
+    for n in range(first.size - 1, 0, -1):  # each bin's beginning has moved to its end
+        first[n] = first[n - 1]
+    first[0] = 0
+
+
 def make_deposits(
     row: np.ndarray,
     column: np.ndarray,
@@ -84,9 +105,8 @@ def make_deposits(
     per_layer = bins[0] * bins[1]
     key = (np.asarray(layer, dtype=np.int64) * bins[0] + i // side[0]) * bins[1] + j // side[1]
     first = np.zeros(layers[0] * layers[1] * per_layer + 1, dtype=np.int32)
-    # of two bytes they are sorted by their digits, in a tenth of the time
-    order = np.argsort(key.astype(np.min_scalar_type(first.size)), kind="stable")
-    np.cumsum(np.bincount(key, minlength=first.size - 1), out=first[1:])
+    order = np.empty(key.size, dtype=np.int64)
+    _sort_by_bin(key, first, order)
     deposits = Deposits(
         row=backend.asarray(i[order], dtype=np.int32),
         column=backend.asarray(j[order], dtype=np.int32),

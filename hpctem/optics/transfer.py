@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,7 @@ def form_images(
         if small.shape not in spectra_of:
             spectra_of[small.shape] = _crop_spectra(whole, small.shape, backend)
         spectra = spectra_of[small.shape]
-        transfer = _limit_band(transfer_function(small, look.transfer), small, band)
+        transfer = _limit_transfer(small, look.transfer, band)
         whole_size = small.shape == grid.shape
         formed = [
             images[index] if whole_size else backend.xp.zeros(small.shape, dtype=np.float32)
@@ -286,20 +287,29 @@ def _measure_band(spectra: Any, grid: Grid, backend: Backend) -> float:
     """Radius in 1/A beyond which lies no more than `DARK` of what is scattered."""
     power = backend.xp.zeros(grid.shape, dtype=np.float32)
     kernels_for(backend).accumulate(power, spectra, backend.xp.ones(len(spectra), np.float32))
-    ky, kx = grid.frequencies()
     step = 1 / max(grid.extent)
-    rings = np.hypot(ky[:, None], kx[None, :]) / step
-    power = np.bincount(rings.astype(np.int64).ravel(), backend.to_host(power).ravel())
+    power = np.bincount(_number_rings(grid, step), backend.to_host(power).ravel())
     power[0] = 0  # the beam that is not scattered
     outside = np.cumsum(power[::-1])[::-1]
     lit = np.flatnonzero(outside > DARK * outside[0])
     return min(float(step * (lit[-1] + 1)), grid.nyquist) if lit.size else step
 
 
-def _limit_band(transfer: np.ndarray, grid: Grid, band: float) -> np.ndarray:
-    """`transfer`, complex64 (ny, nx), without the rows beyond `band` (1/A)."""
+@lru_cache(maxsize=2)
+def _number_rings(grid: Grid, step: float) -> np.ndarray:
+    """The ring of width `step` (1/A) about zero that holds each frequency, int64 (ny nx,)."""
+    ky, kx = grid.frequencies()
+    return (np.hypot(ky[:, None], kx[None, :]) / step).astype(np.int64).ravel()
+
+
+# Most campaigns have one lens for all their structures, and it takes as long as several planes.
+@lru_cache(maxsize=2)
+def _limit_transfer(grid: Grid, imaging: Imaging, band: float) -> np.ndarray:
+    """`transfer_function`, not to be changed, without the rows beyond `band` (1/A)."""
+    transfer = transfer_function(grid, imaging)
     ky, _ = grid.frequencies()
     transfer[np.abs(ky) > band * (1 + 1e-6)] = 0
+    transfer.flags.writeable = False
     return transfer
 
 

@@ -183,7 +183,7 @@ def format_benchmark(ranks: Sequence[Calibration], alone: Calibration | None) ->
     mean = average_calibrations(ranks)
     images = mean.work.images
     total, floor = mean.structure_seconds, sum(mean.floors.values())
-    machine = mean.machine
+    machine, roofs = mean.machine, mean.roof_seconds
     lines = [
         f"{mean.campaign}: {mean.timed} structure(s) timed, {images} images each, "
         f"{len(ranks)} rank(s) at once",
@@ -192,19 +192,11 @@ def format_benchmark(ranks: Sequence[Calibration], alone: Calibration | None) ->
     ]
     rows = []
     for step, seconds in mean.seconds.items():
-        alone_ = mean.floors.get(step, 0.0)
-        rows.append(
-            [
-                step,
-                format_seconds(seconds),
-                f"{seconds / total:.1%}",
-                format_seconds(alone_) if alone_ else "",
-                f"{alone_ / seconds:.0%}" if alone_ and seconds else "",
-            ]
-        )
-    share = f"{floor / total:.0%}"
-    rows.append(["a structure", format_seconds(total), "100%", format_seconds(floor), share])
-    lines.append(format_table(("step", "time", "share", "FFTs alone", "of the time"), rows))
+        least = (mean.floors.get(step, 0.0), roofs.get(step, 0.0))
+        rows.append([step, *_format_step(seconds, total, least)])
+    rows.append(["a structure", *_format_step(total, total, (floor, sum(roofs.values())))])
+    head = ("step", "time", "share", "FFTs alone", "of the time", "roof", "of the roof")
+    lines.append(format_table(head, rows))
     rates = [1 / one.structure_seconds for one in ranks]
     size = mean.work.stored_bytes
     lines += [
@@ -212,12 +204,23 @@ def format_benchmark(ranks: Sequence[Calibration], alone: Calibration | None) ->
         f"{format_rate(sum(rates))} structures/s, {format_rate(images * sum(rates))} images/s, "
         f"{gib(int(size * sum(rates)))}/s written, {size * sum(rates) / mean.bandwidth:.1%} of the "
         f"{gib(int(mean.bandwidth))}/s that the disk took",
+        f"arithmetic {mean.roofs.operations / 1e9:.3g} GFLOP/s, copies "
+        f"{mean.roofs.bytes / 1e9:.3g} GB/s of a rank",
         f"memory of a rank at its peak: {gib(int(mean.peak))}; "
         f"start {mean.startup:.1f} s, first structure with compiling {mean.warmup:.1f} s",
     ]
     if len(ranks) > 1:
         lines += ["", _format_ranks(ranks, rates, alone)]
     return "\n".join(lines)
+
+
+def _format_step(seconds: float, total: float, least: tuple[float, float]) -> list[str]:
+    """Time, share of the structure, and beside it what its transforms take alone and at best."""
+    told = [format_seconds(seconds), "100%" if seconds == total else f"{seconds / total:.1%}"]
+    for bound in least:
+        told += [format_seconds(bound) if bound else ""]
+        told += [f"{bound / seconds:.0%}" if bound and seconds else ""]
+    return told
 
 
 def _format_ranks(
@@ -257,6 +260,10 @@ def describe_benchmark(ranks: Sequence[Calibration], alone: Calibration | None) 
         "transform_seconds": mean.floors,
         "structure_seconds": total,
         "floor_share": floor / total,
+        "roof_seconds": mean.roof_seconds,
+        "roof_share": sum(mean.roof_seconds.values()) / total,
+        "operations_per_second": mean.roofs.operations,
+        "copied_bytes_per_second": mean.roofs.bytes,
         "structures_per_second": sum(rates),
         "images_per_second": sum(rates) * mean.work.images,
         "bytes_per_second": sum(rates) * mean.work.stored_bytes,

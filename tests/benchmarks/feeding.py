@@ -4,10 +4,11 @@
 
 makes FOLDER/feeding_<pixels>.hdf5 (once: see generated.py) and measures, warm from the page cache:
 rows per second of raw reads (HDF5 by h5py, and hpctem's own), of the feed with and without
-variation, beside each other in turns, the best of several; then the share of training steps that a
-small network spends waiting for its batch, which is to stay under 5 %, and what its steps take when
-the batch is there already. On a busy machine the rows per second of processor time mean more than
-those by the clock.
+variation, whole images and squares of them, beside each other in turns, the best of several (the
+first turn reads images whole for their limits, the best only what is seen); then the share of
+training steps that a small network spends waiting for its batch, which is to stay under 5 %, over
+several epochs, how long the very first batch takes, and what steps take when the batch is there.
+On a busy machine the rows per second of processor time mean more than those by the clock.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SECTIONS = {
     "turned and mirrored": Augmentation(),
     "varied in every way": Augmentation(scaling=0.2, brightness=0.1, contrast=0.1, noise=0.05),
 }
-BATCH, WARM = 8, 4
+BATCH, WARM, EPOCHS = 8, 4, 4
 Figures = dict[str, Any]
 
 
@@ -72,7 +73,7 @@ def drain(batches: tf.data.Dataset) -> None:
         pass
 
 
-def measure_rows(path: Path, images: Collection, repeats: int = 5) -> Figures:
+def measure_rows(path: Path, images: Collection, patch: int, repeats: int = 5) -> Figures:
     """Rows per second, by the clock and of the processor, each the best of several turns."""
     order = np.random.default_rng(1).permutation(len(images))
     steps = len(images) // BATCH
@@ -89,6 +90,12 @@ def measure_rows(path: Path, images: Collection, repeats: int = 5) -> Figures:
         epoch=0, steps=steps, batch=BATCH,
     )  # fmt: skip
     ways["fed as they are, no median"] = lambda: drain(batches)
+    for name, median in (("squares", True), ("squares, no median", False)):
+        cut = feed(
+            make_samples(images, patch, median), SECTIONS["as they are"],
+            epoch=0, steps=steps, batch=BATCH,
+        )  # fmt: skip
+        ways[f"fed {name}, {patch} px"] = lambda cut=cut: drain(cut)
     walls, cpus = dict.fromkeys(ways, np.inf), dict.fromkeys(ways, np.inf)
     for _ in range(repeats + 1):
         for name, work in ways.items():
@@ -135,20 +142,27 @@ def measure_waiting(images: Collection, patch: int, width: int, steps: int) -> F
     step, samples = make_step(network), make_samples(images, patch)
     found: Figures = {"parameters": network.count_params()}
     for name, section in SECTIONS.items():
-        batches = iter(feed(samples, section, epoch=0, steps=steps + WARM, batch=BATCH))
+        # Several epochs: an epoch's first batches are among what is waited for.
+        each = -(-(steps + WARM) // EPOCHS)
+        begun = time.perf_counter()
+        batches = iter(feed(samples, section, epoch=0, steps=each, batch=BATCH, epochs=EPOCHS))
+        made = time.perf_counter() - begun
         waited, worked = run_steps(step, batches)
         batch = next(iter(feed(samples, section, epoch=0, steps=1, batch=BATCH)))
-        alone = run_steps(step, iter([batch] * (steps // 2 + WARM)))[1]
+        alone = run_steps(step, iter([batch] * (steps // 2 + WARM)))[1][WARM:]
+        first, waited, worked = made + waited[0], waited[WARM:], worked[WARM:]
         share = sum(waited) / (sum(waited) + sum(worked))
         found[name] = {
             "waiting": share,
+            "first_batch_s": first,
             "longest_wait_s": max(waited),
             "step_s": float(np.median(worked)),
             "step_alone_s": float(np.median(alone)),
         }
         print(
-            f"  {name:24} {share:6.2%} of {steps} steps waiting (longest {max(waited) * 1e3:.1f} "
-            f"ms); a step takes {np.median(worked) * 1e3:.0f} ms, without a feed "
+            f"  {name:24} {share:6.2%} of {len(waited)} steps of {EPOCHS} epochs waiting (longest "
+            f"{max(waited) * 1e3:.1f} ms, for the very first batch {first:.1f} s); a step takes "
+            f"{np.median(worked) * 1e3:.0f} ms, without a feed "
             f"{np.median(alone) * 1e3:.0f} ms",
             flush=True,
         )
@@ -158,14 +172,14 @@ def measure_waiting(images: Collection, patch: int, width: int, steps: int) -> F
 def run_steps(
     step: Callable[..., tf.Tensor], batches: Iterator[Any]
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each step spent waiting for its batch, and with it; the first few left out."""
+    """Seconds of each step spent waiting for its batch, and with it."""
     waited, worked = [], []
     while True:
         begun = time.perf_counter()
         batch = next(batches, None)
         there = time.perf_counter()
         if batch is None:
-            return waited[WARM:], worked[WARM:]
+            return waited, worked
         float(step(*batch))
         waited.append(there - begun)
         worked.append(time.perf_counter() - there)
@@ -190,8 +204,8 @@ def main() -> None:
         print(f"{path}: {len(images)} images of {options.pixels} px, {size:.0f} MiB")
         print("rows: image and label")
         found: Figures = {"rows": len(images), "pixels": options.pixels}
-        found["rates"] = measure_rows(path, images)
         patch = min(options.patch, options.pixels)
+        found["rates"] = measure_rows(path, images, patch)
         print(f"training: U-Net of width {options.width}, {BATCH} squares of {patch} px a step")
         found["waiting"] = measure_waiting(images, patch, options.width, options.steps)
     if options.json:

@@ -1,20 +1,26 @@
 """The job as a user starts it: its rate at one and two ranks, its memory, what its safety costs.
 
 Rates are differences between a long and a short run, so that starting Python, laying out the file
-and the last check of the database do not count.
+and the last check of the database do not count. What fsync costs is the ratio of two such
+differences, a few seconds each: it scatters by some percent, so that of every repeat is told. The
+seconds inside the calls themselves do not scatter; most of them pass beside computing.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from targets import Figure
 
 from hpctem.examinations import find_launcher
 
@@ -52,6 +58,9 @@ main()
 """
 SHORT, LONG = 2, 5
 """Structures of each rank in the two runs of which a rate is the difference."""
+MODES = {"one": (1, True), "two": (2, True), "unsafe": (1, False)}
+"""Ranks, and whether fsync is called."""
+FAILED = 40  # lines of a failed command that are shown
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,9 @@ class Run:
         return Run(*spent, max(self.peak, other.peak), min(self.synced, other.synced))
 
 
-def write_campaign(path: Path, source: Path, pixels: int, phonons: int, foci: int) -> Path:
+def write_campaign(
+    path: Path, source: Path, pixels: int, phonons: int, foci: int, planes: int | str = 25
+) -> Path:
     """The campaign of the job: `source` in infinite projection, one image with median a focus."""
     campaign = yaml.safe_load(source.read_text())
     simulation, imaging = campaign["simulation"], campaign["imaging"]
@@ -82,24 +93,31 @@ def write_campaign(path: Path, source: Path, pixels: int, phonons: int, foci: in
     simulation["phonons"]["configurations"] = phonons
     series = [f"{n} nm" for n in range(-(foci // 2), foci - foci // 2)]
     imaging |= {"foci": foci, "images_per_focus": 1, "dose": "400 e/A^2", "median": "stored"}
-    imaging["defocus"] = {"grid": series, "per": "focus"}
+    imaging |= {"defocus": {"grid": series, "per": "focus"}, "focal_planes": planes}
     campaign["storage"] = {"exit_waves": False}
     path.write_text(yaml.safe_dump(campaign))
     return path
 
 
-def run_job(campaign: Path, structures: int, ranks: int, safe: bool = True) -> Run:
-    """Simulate some structures anew; raises CalledProcessError if that fails."""
+def run_job(
+    campaign: Path, structures: int, ranks: int, safe: bool = True, device: str = "cpu"
+) -> Run:
+    """Simulate some structures anew; ends the benchmark with what hpctem said if that fails."""
     folder = campaign.parent / "job"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     launch = [] if ranks == 1 else [*find_mpirun(), "-n", str(ranks)]
     program = PROGRAM.format(safe=safe, folder=str(folder))
-    arguments = ["simulate", campaign, "--limit", str(structures), "--device", "cpu"]
+    arguments = ["simulate", campaign, "--limit", str(structures), "--device", device]
     command = [*launch, sys.executable, "-c", program, *arguments, "-o", folder / "job.hdf5"]
     measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command], check=True, capture_output=True, text=True
+        [sys.executable, "-c", MEASURE, *command], capture_output=True, text=True
     )
+    if measured.returncode:
+        said = "\n".join(measured.stderr.strip().splitlines()[-FAILED:])
+        raise SystemExit(
+            f"hpctem simulate at {ranks} rank(s) gave exit code {measured.returncode}:\n{said}"
+        )
     synced = sum(float(path.read_text()) for path in folder.glob("*.synced"))
     return Run(*json.loads(measured.stdout), synced)
 
@@ -112,32 +130,60 @@ def find_mpirun() -> list[str]:
     return [program, *root, "--oversubscribe"] if "Open MPI" in text else [program]
 
 
-def measure_job(
-    folder: Path, source: Path, pixels: int, phonons: int, foci: int, repeats: int
-) -> dict[str, float]:
-    """Rates per image; the runs take turns, and the shortest of `repeats` counts.
+Runs = dict[tuple[str, int], list[Run]]
+
+
+def run_turns(campaign: Path, modes: Sequence[str], repeats: int, device: str = "cpu") -> Runs:
+    """(mode, structures of a rank) -> a run of each repeat; modes take turns.
 
     The short run has two structures for each rank, enough to fill the contact sheet at the end.
     """
-    campaign = write_campaign(folder / "job.yaml", source, pixels, phonons, foci)
-    run_job(campaign, 1, 1)  # compiles
-    modes = {"one": (1, True), "two": (2, True), "unsafe": (1, False)}
-    shortest: dict[tuple[str, int], Run] = {}
+    run_job(campaign, 1, 1, device=device)  # compiles
+    runs: Runs = {(mode, structures): [] for mode in modes for structures in (SHORT, LONG)}
     for _ in range(repeats):
-        for mode, (ranks, safe) in modes.items():
-            for structures in (SHORT, LONG):
-                run = run_job(campaign, ranks * structures, ranks, safe)
-                before = shortest.get((mode, structures), run)
-                shortest[mode, structures] = before.shorter(run)
-    one, two, unsafe = (shortest[mode, LONG] - shortest[mode, SHORT] for mode in modes)
+        for mode, structures in runs:
+            ranks, safe = MODES[mode]
+            run = run_job(campaign, ranks * structures, ranks, safe, device)
+            runs[mode, structures].append(run)
+    return runs
+
+
+def spend(runs: Runs, mode: str) -> Run:
+    """What the structures took by which the long run is longer, by the shortest of each."""
+    long, short = (functools.reduce(Run.shorter, runs[mode, n]) for n in (LONG, SHORT))
+    return long - short
+
+
+def compare_safety(runs: Runs) -> list[float]:
+    """Time with fsync over that without, by the clock, of every repeat; in rising order."""
+    walls = {
+        mode: [a.wall - b.wall for a, b in zip(runs[mode, LONG], runs[mode, SHORT], strict=True)]
+        for mode in ("one", "unsafe")
+    }
+    return sorted(a / b for a, b in zip(walls["one"], walls["unsafe"], strict=True))
+
+
+def seconds_per_image(runs: Runs, foci: int) -> float:
+    """CPU seconds of an image on one rank."""
+    return spend(runs, "one").cpu / ((LONG - SHORT) * foci)
+
+
+def judge_job(runs: Runs, foci: int, where: str) -> list[Figure]:
+    """Rates, memory and the price of safety, of runs in all modes."""
+    one, two = spend(runs, "one"), spend(runs, "two")
     images = (LONG - SHORT) * foci
-    return {
-        "CPU seconds per image": one.cpu / images,
+    ratios = compare_safety(runs)
+    scatter = f"{ratios[0]:.3f} to {ratios[-1]:.3f} in {len(ratios)} repeats"
+    faster = 2 * one.wall / two.wall
+    found = {
+        "two ranks over one, by the clock": faster,
+        "two ranks over one, by CPU time": 4 * one.cpu / two.cpu,
+        "peak memory of one rank, MiB": one.peak / 2**20,
+        "peak memory of each of two ranks, MiB": two.peak / 2**20,
+        "time with fsync over without": statistics.median(ratios),
+        "seconds inside fsync over those of a structure": one.synced / one.wall,
         "images per second, one rank": images / one.wall,
         "images per second, two ranks": 2 * images / two.wall,
-        "two ranks over one": 2 * one.wall / two.wall,
-        "two ranks over one, by CPU time": 4 * one.cpu / two.cpu,
-        "peak memory of a rank, MiB": one.peak / 2**20,
-        "time with fsync over without": one.wall / unsafe.wall,
-        "seconds of fsync per structure": one.synced / (LONG - SHORT),
     }
+    notes = {"time with fsync over without": scatter}
+    return [Figure(name, where, value, note=notes.get(name, "")) for name, value in found.items()]

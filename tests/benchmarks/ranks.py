@@ -17,7 +17,9 @@ import tempfile
 from pathlib import Path
 
 from job import Run, run_job, write_campaign
+from provenance import describe, introduce
 
+from hpctem.backend import select_backend
 from hpctem.planning.show import format_table
 
 THERMAL = Path(__file__).parents[2] / "configs" / "au_on_carbon_thermal.yaml"
@@ -71,6 +73,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    provenance = describe(select_backend("cpu"))
+    print(introduce(provenance), flush=True)
     with tempfile.TemporaryDirectory(prefix="hpctem-ranks-") as folder:
         path = Path(folder, "job.yaml")
         campaign = write_campaign(path, THERMAL, asked.pixels, PHONONS, FOCI)
@@ -79,7 +83,7 @@ def main() -> None:
     lines = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
     print(format_table(HEAD, lines))
     if asked.json:
-        asked.json.write_text(json.dumps(rows, indent=1))
+        asked.json.write_text(json.dumps({**provenance, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

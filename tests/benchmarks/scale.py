@@ -1,12 +1,13 @@
 """How far one database goes: laying out and resuming a million, and a model of a thousand GPUs.
 
-    python tests/benchmarks/scale.py [--structures 1000000] [--segments 1000000] [--json FILE]
+    jobs/benchmark --scale [--structures 1000000] [--segments 1000000] [--computed 3] [--json FILE]
 
 Files are sparse: a terabyte takes no more of the disk here than its headers. The resume is that of
 the main job, from its lock to its stop before the first segment, with the journals that so many
 segments of one structure leave; on a busy machine only the processor's time means something. The
-model (`hpctem.planning.schedule`) takes what a structure, digests, reading back and journal records
-cost a CPU core from measurements here; what GPUs and the filesystem do is assumed, and told.
+model (`model.py`) takes what a structure, the work of the host beside a GPU, digests, reading back
+and journal records cost a CPU core from measurements here, on the campaign that is modelled; what
+GPUs and the filesystem do is assumed, and told.
 """
 
 from __future__ import annotations
@@ -19,14 +20,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from model import ASSUMED, Costs, model, show_limits, show_model, time_gpu
+from provenance import describe, introduce
+from targets import SCALE, Figure, conclude
 
-from hpctem.backend import select_backend
+from hpctem import tables
+from hpctem.backend import Backend, select_backend
 from hpctem.calibration.measure import Storage, time_storage
+from hpctem.calibration.workload import describe_work
 from hpctem.campaign_file import limit_structures, read_campaign
 from hpctem.database.create import write_empty
 from hpctem.database.fill import fill
@@ -41,21 +49,19 @@ from hpctem.database.journal import (
     read_journals,
 )
 from hpctem.database.plan import plan_key, write_plan
-from hpctem.database.schema import Field, Layout, volume_range
-from hpctem.hrtem.campaign import compute_structure
+from hpctem.database.schema import Field, Layout
+from hpctem.hrtem.campaign import compute_structure, displace_atoms, tabulate_structure
 from hpctem.hrtem.experiment import Experiment
-from hpctem.planning.schedule import Pace, schedule
-from hpctem.planning.show import format_table
+from hpctem.optics.electron import wavelength
+from hpctem.optics.grid import Grid
+from hpctem.optics.multislice import GPU_BATCH, plan_slices
+from hpctem.optics.passage import fresnel_factors
+from hpctem.optics.potential import Atomic, make_channels
 from hpctem.simulate import lay_out
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # The journals of a run lie in as many files as it had ranks.
 RANKS = 256
-# Assumed, not measured: what an H100 images by 1.6 times the exit waves' and twice the images' bare
-# transforms (8 phonons, 11 foci, 640 pixels), what a parallel filesystem takes, how a job starts.
-GPU_IMAGES, BANDWIDTH, STARTUP = 350.0, 50e9, 60.0
-LARGEST_FILE = 16 * 2**40
-IMAGES, GPUS, CORES = (10**6, 10**7, 10**8), (8, 64, 256, 1024), (1024, 16384)
 MODELLED = "au_on_carbon_varying_substrate"
 
 
@@ -176,95 +182,100 @@ def measure_storage(folder: Path) -> Storage:
     return time_storage(rows, Layout(64, {"images": 11}, 1, fields), folder)
 
 
-def measure_compute() -> float:
-    """Processor seconds of one structure of the modelled campaign on one core, without its rows."""
-    config = read_campaign(CONFIGS / f"{MODELLED}.yaml").config
-    experiment = Experiment(config, select_backend("cpu"))
+def measure_host(experiment: Experiment, structures: Sequence[int]) -> dict[str, float]:
+    """Processor seconds of a structure on the core beside a GPU, step by step, their mean.
+
+    What the main job does on the host before and between the GPU's kernels, by the functions that
+    it calls; atoms are sorted as for the kernels of a GPU.
+    """
+    config, grids = experiment.config, experiment.grids
+    gpu = Backend("cupy", np, "cufft", "")  # sorts on the host, and is asked for nothing else
+    grid = Grid(grids.wave, grids.extent)
+    image = np.random.default_rng(0).integers(0, 60, grids.stored).astype(np.uint16)
+    spent: dict[str, float] = {}
+
+    def note(step: str, work: Callable[..., Any], *given: Any) -> Any:
+        begin = time.process_time()
+        result = work(*given)
+        spent[step] = spent.get(step, 0.0) + (time.process_time() - begin) / len(structures)
+        return result
+
+    def work_beside(index: int) -> None:
+        structure = note("sampling", experiment.structure, index)
+        note("tables", tabulate_structure, structure)
+        displaced = note("displacing", displace_atoms, experiment, structure, index, 0)
+        multislice, height = experiment.multislice((0.0, 0.0)), structure.cell[2]
+        numbers, atomic = structure.numbers, Atomic(multislice.parametrization)
+        slices = plan_slices(structure.positions, numbers, height, multislice)
+        cut = slices.count, slices.thickness, False
+        for begin in range(0, len(displaced), GPU_BATCH):
+            batch = displaced[begin : begin + GPU_BATCH]
+            note("sorting atoms", make_channels, batch, numbers, grid, atomic, *cut, gpu)
+        steps, lam = np.diff([*slices.planes, height]), wavelength(config.simulation.energy)
+        note("propagators", lambda: [fresnel_factors(grid, lam, float(d)) for d in steps])
+        note("statistics", lambda: [tables.measure_image(image) for _ in range(config.images)])
+
+    work_beside(0)  # compiles, and makes what all structures share
+    spent.clear()
+    for index in structures:
+        work_beside(index)
+    return spent
+
+
+def measure_compute(experiment: Experiment, structures: Sequence[int]) -> float:
+    """Processor seconds of a structure on one core, without its rows: the mean of several."""
     compute_structure(experiment, 0)  # compiles
     begin = time.process_time()
-    compute_structure(experiment, 1)
-    return time.process_time() - begin
+    for index in structures:
+        compute_structure(experiment, index)
+    return (time.process_time() - begin) / len(structures)
 
 
-def model(storage: Storage, compute: float) -> list[dict[str, Any]]:
-    """Campaigns of the model at every number of devices, in volumes that files can hold.
-
-    compute: seconds of a structure on a CPU core.
-    """
-    told = []
-    for images in IMAGES:
-        structures = -(-images // 11)
-        whole = lay_out_campaign(MODELLED, range(structures))
-        volumes = -(-whole.data_bytes // LARGEST_FILE)
-        part = lay_out_campaign(MODELLED, volume_range(structures, 1, volumes))
-        kept = (storage.digests + storage.writing) * whole.structure_bytes
-        gpu = Pace(11 / GPU_IMAGES, storage, BANDWIDTH, STARTUP, background=True)
-        core = Pace(compute + kept, storage, BANDWIDTH, STARTUP)
-        devices = [(n, "GPUs", gpu) for n in GPUS] + [(n, "cores", core) for n in CORES]
-        for count, kind, pace in devices:
-            one = schedule(part, pace, 1, count)  # volumes one after the other
-            told.append(
-                {
-                    "images": images,
-                    "devices": f"{count} {kind}",
-                    "bytes": whole.data_bytes,
-                    "volumes": volumes,
-                    "segments": part.segments * volumes,
-                    "seconds": one.seconds * volumes,
-                    "images per second": one.images,
-                    "commits per second": one.structures / part.structures_per_segment,
-                    "limit": one.limit,
-                    "idle": one.idle,
-                    "reading": one.reading * volumes,
-                    "scan": one.overhead - STARTUP,
-                }
-            )
-    return told
-
-
-def show_model(rows: list[dict[str, Any]]) -> str:
-    """The model as a table."""
-    head = ["images", "on", "TB", "volumes", "segments", "hours", "images/s", "commits/s"]
-    head += ["limit", "idle", "reading back, s", "resume, s"]
-    lines = [
-        [
-            *(f"{row['images']:.0e}".replace("+0", ""), row["devices"]),
-            *(f"{row['bytes'] / 1e12:.3g}", str(row["volumes"]), str(row["segments"])),
-            *(f"{row['seconds'] / 3600:.3g}", f"{row['images per second']:.0f}"),
-            *(f"{row['commits per second']:.3g}", row["limit"], f"{row['idle']:.0%}"),
-            *(f"{row['reading']:.0f}", f"{row['scan']:.2g}"),
-        ]
-        for row in rows
+def judge(found: dict[str, Any]) -> list[Figure]:
+    """What is asked of layout and resume."""
+    layout, resume = found["layout"], found["resume"]
+    scan = resume["scan, processor"]
+    return [
+        Figure("layout, s", f"{layout['structures']:.0e} structures", layout["seconds"]),
+        Figure("scan of the journals, CPU s", f"{resume['segments']:.0e} segments", scan),
     ]
-    return format_table(head, lines)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--structures", type=int, default=10**6)
     parser.add_argument("--segments", type=int, default=10**6)
+    parser.add_argument("--computed", type=int, default=3, help="structures that are computed")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         what, path, segments = asked.child
         print(json.dumps(child(what, Path(path), int(segments))))
-        return
+        return 0
+    backend = select_backend("cpu")
+    provenance = describe(backend)
+    print(introduce(provenance), flush=True)
     with tempfile.TemporaryDirectory(prefix="hpctem-scale-") as place:
         folder = Path(place)
         found: dict[str, Any] = {"layout": measure_layout(folder, asked.structures)}
         found["resume"] = measure_resume(folder, asked.segments)
         storage = measure_storage(folder)
-    compute = measure_compute()
-    found |= {"storage": asdict(storage), "compute": {"a structure, processor": compute}}
-    found["model"] = model(storage, compute)
-    for name in ("layout", "resume", "storage", "compute"):
+    campaign = read_campaign(CONFIGS / f"{MODELLED}.yaml")
+    experiment = Experiment(campaign.config, backend)
+    structures = range(1, 1 + asked.computed)
+    host = measure_host(experiment, structures)
+    whole = range(campaign.config.campaign.structures)
+    work = describe_work(experiment, lay_out(campaign, experiment, whole), whole)
+    costs = Costs(measure_compute(experiment, structures), sum(host.values()), time_gpu(work))
+    found |= {"storage": asdict(storage), "beside a GPU": host, "costs": asdict(costs)}
+    found["model"] = model(partial(lay_out_campaign, MODELLED), storage, costs)
+    for name in ("layout", "resume", "storage", "beside a GPU", "costs"):
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in found[name].items()))
-    print(f"assumed: {GPU_IMAGES:.0f} images/s of a GPU, {BANDWIDTH / 1e9:.0f} GB/s of all disks")
-    print(show_model(found["model"]))
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1))
+    print(f"assumed, not measured: {ASSUMED}\n\n{show_model(found['model'])}\n")
+    print(show_limits(lay_out_campaign(MODELLED, range(10**6)), storage, costs))
+    return conclude(judge(found), SCALE, provenance, asked.json, **found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,8 +29,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hrtem import race
 from job import run_job
+from steps import race
 
 from hpctem.backend import select_backend
 from hpctem.campaign_file import read_campaign

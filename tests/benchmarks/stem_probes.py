@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hrtem import race
+from steps import race
 
 from hpctem.backend import Backend, select_backend
 from hpctem.optics.annuli import Annulus

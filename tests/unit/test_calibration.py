@@ -24,6 +24,7 @@ from hpctem.calibration.estimate import estimate
 from hpctem.calibration.hrtem_steps import time_structure
 from hpctem.calibration.hrtem_work import Passage, describe_structure
 from hpctem.calibration.machine import count_cores
+from hpctem.calibration.roofline import Roofs, count_bytes, count_operations, roof_seconds
 from hpctem.calibration.transforms import (
     choose_ladder,
     floor_seconds,
@@ -36,8 +37,10 @@ from hpctem.errors import ConfigError, SampleError
 from hpctem.hrtem.campaign import compute_structure
 from hpctem.hrtem.experiment import Experiment
 from hpctem.optics import passes
+from hpctem.optics.lanes import LANES
 from hpctem.parallel import Communicator
 from hpctem.planning import prepare
+from hpctem.planning.show import describe_benchmark, format_benchmark
 from hpctem.simulate import lay_out
 
 pytestmark = pytest.mark.alone
@@ -226,13 +229,13 @@ def test_a_gpu_transforms_whole_fields():
     passage = Passage(slices=10.0, pairs=5.0, fields=7.0)
     work = dataclasses.replace(work, whole=passage, phonons=3, waves=2, foci=4, planes=5.0)
     done = work.transforms(by_lines=False)
-    # a slice: t there and back, psi there and back; a pair of slices: two elements there, V back
+    # a slice: t there and back, psi there and back; a pair of slices: its elements there, V back
     assert work.exit == work.wave
-    assert done["exit waves"] == {work.wave: 2 * 3 * (10 * 4 - 1 + 5 * 3 + 1)}
+    assert done["exit waves"] == {work.wave: 2 * 3 * (10 * 4 - 1 + 7 + 5 + 1)}
     assert done["imaging"] == {work.exit: 2 * 3 + 3 * 5}
     masked = dataclasses.replace(work, mask="phase", particles=2.0, parts=passage)
     # two particles: potential and blur of each wave; multislice and a propagation of each alone
-    assert masked.transforms(False)["labels"] == {work.wave: 2 * 2 * 4 + 2 * 3 * (54 + 2 * 3)}
+    assert masked.transforms(False)["labels"] == {work.wave: 2 * 2 * 4 + 2 * 3 * (51 + 2 * 3)}
     bare = dataclasses.replace(masked, particles=0.0, parts=Passage())
     assert bare.transforms(False)["labels"] == {work.wave: 0}
 
@@ -268,6 +271,47 @@ def test_every_line_that_a_grid_has_is_timed():
 def test_a_step_takes_longer_than_its_transforms_alone(small):
     for step, floor in small.floors.items():
         assert 0 < floor < small.seconds[step], step
+
+
+def test_the_roof_counts_what_any_transform_must_do():
+    """5 n log2 n operations; lines and fields read and written once for there and back."""
+    assert count_operations((1024,)) == 8 * 5 * 1024 * 10
+    assert count_operations((64, 128)) == 5 * 8192 * 13
+    assert count_operations((1, 64, 128)) == 2.5 * 8192 * 13
+    # all lines of a field along one axis and the other are the field: 64 of 128, 128 of 64
+    lines = (64 / LANES) * count_bytes((128,)) + (128 / LANES) * count_bytes((64,))
+    assert lines == count_bytes((64, 128)) == 2 * 8192 * 8
+    assert roof_seconds({(1024,): 10}, Roofs(1e9, 1e12)) == pytest.approx(10 * 409600 / 1e9)
+    assert roof_seconds({(1024,): 10}, Roofs(1e15, 1e9)) == pytest.approx(10 * 65536 / 1e9)
+    assert roof_seconds({(1024,): 10}, Roofs()) == 0
+
+
+def test_no_transform_goes_through_the_roof(small):
+    assert small.roofs.operations > 1e9 and small.roofs.bytes > 1e8
+    for step, roof in small.roof_seconds.items():
+        assert 0 < roof < small.floors[step] < small.seconds[step], step
+
+
+def test_slow_transforms_do_not_come_near_the_roof(small):
+    """Twice as slow transforms are a larger share of their step, and a smaller one of the roof."""
+    slow = dataclasses.replace(
+        small,
+        floors={step: 2 * floor for step, floor in small.floors.items()},
+        seconds={s: t + small.floors.get(s, 0.0) for s, t in small.seconds.items()},
+    )
+    before, after = (describe_benchmark([one], None) for one in (small, slow))
+    assert after["floor_share"] > before["floor_share"]
+    assert after["roof_share"] < before["roof_share"]
+    (line,) = (t for t in format_benchmark([small], None).splitlines() if "a structure" in t)
+    assert line.endswith(f" {before['roof_share']:.0%}")
+
+
+def test_calibrations_of_older_versions_know_no_roof(small):
+    described = json.loads(json.dumps(sites.describe(small)))
+    del described["roofs"]
+    older = sites.rebuild(described)
+    assert dataclasses.replace(older, roofs=small.roofs) == small
+    assert describe_benchmark([older], None)["roof_share"] == 0
 
 
 def test_signature_is_of_the_cost_alone(tmp_path):

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from cuda_on_cpu import compile_by_nvcc, launch_on_cpu, list_functions
 
-from hpctem.backend import select_backend
+from hpctem.backend import Backend, select_backend
 from hpctem.optics import kernels_cpu, kernels_cuda
 from hpctem.optics.grid import Grid, antialias_aperture
 from hpctem.optics.kernels import find_support
@@ -68,6 +68,21 @@ def test_spread(cuda, monkeypatch: pytest.MonkeyPatch, slices: tuple[int, int]) 
     assert binned.bins == (6, 8)
     cuda.spread(found, binned._replace(weight=weight[order]), slices, table)
     assert_close(found, expected)
+
+
+def test_atoms_of_many_bins_are_sorted_by_bin_and_then_as_they_come() -> None:
+    """More bins than two bytes count, as a GPU has."""
+    gpu, grid = Backend("cupy", np, "cufft", ""), Grid((640, 640), (64.0, 64.0))
+    generator = np.random.default_rng(1)
+    row, column = generator.uniform(0, 640, (2, 5000))
+    layer = generator.integers(0, 12, 5000)
+    deposits, order = make_deposits(row, column, layer, (2, 6), grid, gpu)
+    assert deposits.first.size == 12 * 80 * 80 + 1 > 2**16
+    i, j = (np.ceil(values - 4).astype(int) % 640 // 8 for values in (row, column))
+    key = (layer * 80 + i) * 80 + j
+    np.testing.assert_array_equal(order, np.lexsort((np.arange(5000), key)))
+    found = np.repeat(np.arange(deposits.first.size - 1), np.diff(deposits.first))
+    np.testing.assert_array_equal(found, key[order])
 
 
 @pytest.mark.parametrize("add", [False, True])
