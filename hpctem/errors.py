@@ -7,6 +7,9 @@ The class decides what happens: a `ConfigError` ends the program before any work
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HpctemError(Exception):
     """Base of all errors whose message is written for the user; shown without a traceback."""
@@ -35,3 +38,22 @@ class DatabaseError(HpctemError):
 
 class MachineError(HpctemError):
     """The machine failed: disk full, input/output error, out of memory, GPU lost."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """'gold.hdf5: No space left on device': the file where it is known, and the reason."""
+    name = f"{error.filename}: " if error.filename else ""
+    return f"{name}{error.strerror or error}"
+
+
+@contextmanager
+def tell_system_errors(doing: str, advice: str) -> Iterator[None]:
+    """Raise what the system refuses, wherever inside, as a MachineError that names the file."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads the output any more: no fault of the machine
+        raise
+    except OSError as error:
+        told = MachineError(f"{doing} failed: {describe_os_error(error)}; {advice}")
+        told.shared = getattr(error, "shared", False)
+        raise told from error

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeVar
 
-from hpctem.errors import HpctemError, MachineError
+from hpctem.errors import HpctemError, MachineError, describe_os_error
 
 T = TypeVar("T")
 
@@ -197,6 +197,8 @@ def _describe_failure(communicator: Communicator, error: BaseException) -> str:
     where = f"rank {communicator.rank} of {communicator.size} on {socket.gethostname()}"
     if isinstance(error, HpctemError):
         return f"hpctem: error on {where}: {error}\n"
+    if isinstance(error, OSError):
+        return f"hpctem: error on {where}: {describe_os_error(error)}\n"
     trace = "".join(traceback.format_exception(error))
     return f"hpctem: unexpected error on {where}:\n{trace}"
 

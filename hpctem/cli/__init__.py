@@ -20,7 +20,7 @@ from hpctem.cli import (
     translation,
 )
 from hpctem.cli.command import commands
-from hpctem.errors import HpctemError
+from hpctem.errors import HpctemError, describe_os_error
 
 __all__ = [
     "commands",
@@ -58,6 +58,5 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        click.echo(f"hpctem: error: {name}{error.strerror or error}", err=True)
+        click.echo(f"hpctem: error: {describe_os_error(error)}", err=True)
         sys.exit(1)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,7 +103,9 @@ class Monitor:
                 self._show(last)
             except Exception as failure:
                 self._failure = failure
-                self._stop_file.touch()
+                # A disk that takes no file stops the ranks by itself, at their next commit.
+                with suppress(OSError):
+                    self._stop_file.touch()
             if last:
                 return
 

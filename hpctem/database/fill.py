@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +40,11 @@ from hpctem.database.repair import forget, take_up_damaged
 from hpctem.database.schema import PENDING, STATUS_PATH, Layout
 from hpctem.database.segment import StructureRows, empty_block, place_rows
 from hpctem.database.writer import open_writer, read_offsets
-from hpctem.errors import DatabaseError, MachineError
+from hpctem.errors import DatabaseError, MachineError, tell_system_errors
 from hpctem.parallel import Communicator, Progress, share_cyclically
 
 DEATHS_BEFORE_ISOLATION = 3
+AFTER_FAILURE = "everything committed is kept, mend that and run the same command again"
 log = logging.getLogger("hpctem")
 
 
@@ -121,14 +122,14 @@ def fill(
     communicator = communicator or Communicator()
     plan = write_plan(layout, identity)
     job = _Job(Path(path), layout, plan, compute, communicator, writer, stop, progress, interval)
-    with ExitStack() as held:
+    with tell_system_errors(f"filling {path}", AFTER_FAILURE), ExitStack() as held:
 
         def begin() -> tuple[Journals, bool]:
             if repair and not job.path.exists():
                 raise DatabaseError(f"there is no database {job.path} to repair")
             if job.path.exists() and not job.folder.exists() and not repair:
                 _take_up(job)  # what is refused leaves no folder behind
-            _make_folder(job.folder)
+            job.folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(hold_lock(job.folder, patience))
             wait_for_writers(job.folder, patience)
             if repair:
@@ -158,13 +159,6 @@ def fill(
     raise MachineError(
         f"{path}: what was written twice does not read back the same; check the filesystem"
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def _prepare(job: _Job, identity: Mapping[str, str]) -> tuple[Journals, bool]:
@@ -266,9 +260,10 @@ def _run(job: _Job, journals: Journals) -> Journals:
     except BaseException:
         monitor.end()
         journal.close()
-        # Under MPI-IO closing is collective and would wait for the ranks that are well.
+        # Of several ranks all are aborted now, and need not wait for a disk that fails.
         if communicator.size == 1:
-            out.close()
+            with suppress(MachineError):  # what is told is what came first
+                out.close()
         raise
     communicator.barrier()
     monitor.end()

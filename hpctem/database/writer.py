@@ -23,6 +23,8 @@ from hpctem.parallel import Communicator
 
 SLAB_BYTES = 2**30 - 2**20
 WRITERS = ("auto", "mpio", "pwrite")
+# What h5py raises where the system refuses a call of HDF5.
+HDF5_ERRORS = (OSError, RuntimeError)
 
 
 class Writer(Protocol):
@@ -39,7 +41,7 @@ class Writer(Protocol):
 
 
 def open_writer(path: Path, layout: Layout, communicator: Communicator, kind: str) -> Writer:
-    """The writer of that kind; 'auto' takes MPI-IO where h5py and MPI offer it. All ranks call it.
+    """The writer of that kind; 'auto' takes MPI-IO where h5py and MPI offer it.
 
     Raises ConfigError for an unknown kind, MachineError when 'mpio' is asked for and not possible.
     """
@@ -49,7 +51,7 @@ def open_writer(path: Path, layout: Layout, communicator: Communicator, kind: st
     if kind == "mpio" and obstacle:
         raise MachineError(f"the writer 'mpio' cannot be used: {obstacle}; use 'pwrite' or 'auto'")
     if kind == "mpio" or (kind == "auto" and not obstacle):
-        return MpioWriter(path, layout, communicator)
+        return MpioWriter(path, layout)
     return PwriteWriter(path, layout)
 
 
@@ -64,10 +66,17 @@ def _obstacle_to_mpio(communicator: Communicator) -> str:
 
 
 class MpioWriter:
-    """Independent writes of exact-dtype, contiguous slabs below 1 GiB through parallel HDF5."""
+    """Independent writes of exact-dtype, contiguous slabs below 1 GiB through parallel HDF5.
 
-    def __init__(self, path: Path, layout: Layout, communicator: Communicator) -> None:
-        self._file = h5py.File(path, "r+", driver="mpio", comm=communicator.mpi)
+    Each rank opens the file for itself. Opened together it is also closed together: HDF5 then has
+    the first rank write its head once more, and where that write fails all ranks wait for ever.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        from mpi4py import MPI
+
+        self._path = path
+        self._file = h5py.File(path, "r+", driver="mpio", comm=MPI.COMM_SELF)
         self._datasets = {item.path: self._file[item.path].id for item in layout.datasets}
         self._descriptor = os.open(path, os.O_RDWR)
 
@@ -79,15 +88,18 @@ class MpioWriter:
             target.select_hyperslab(origin, slab.shape)
             try:
                 dataset.write(h5py.h5s.create_simple(slab.shape), target, slab, kind)
-            except OSError as error:
-                raise _machine_error(error, self._file.filename) from error
+            except HDF5_ERRORS as error:
+                raise _machine_error(error, self._path) from error
 
     def sync(self) -> None:
-        _sync(self._descriptor, self._file.filename)
+        _sync(self._descriptor, self._path)
 
     def close(self) -> None:
         os.close(self._descriptor)
-        self._file.close()
+        try:
+            self._file.close()
+        except HDF5_ERRORS as error:
+            raise _machine_error(error, self._path) from error
 
 
 class PwriteWriter:
@@ -144,8 +156,8 @@ def _sync(descriptor: int, path: object) -> None:
         raise _machine_error(error, path) from error
 
 
-def _machine_error(error: OSError, path: object) -> MachineError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def _machine_error(error: OSError | RuntimeError, path: object) -> MachineError:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = "free space and run the same command again" if full else "check the filesystem"
-    reason = error.strerror or str(error)
+    reason = getattr(error, "strerror", None) or str(error)
     return MachineError(f"writing {path} failed: {reason}; everything committed is kept, {advice}")

@@ -2,14 +2,19 @@
  * chosen calls fail. Preloaded (LD_PRELOAD) into the jobs that the fault tests start.
  *
  *   INTERPOSE_FOLDER  calls on files below this folder are seen, all others pass untouched
- *   INTERPOSE_TRACE   folder for one trace file per process: records as struct record, see below
+ *   INTERPOSE_TRACE   folder for one trace file per process: records as struct record, see below,
+ *                     the first call that was made to fail among them
  *   INTERPOSE_RANK    failures strike this MPI rank only
- *   INTERPOSE_FAIL    "5:28" the fifth write, fsync or fdatasync fails with errno 28
+ *   INTERPOSE_FAIL    "5:28" the fifth call fails with errno 28, of all that write, sync, resize or
+ *                     reserve a file and that make, rename, link or delete a name;
+ *                     "2:5:fdatasync" the second fdatasync fails with errno 5
  *   INTERPOSE_FULL    after this many bytes a write stops short, then all fail with ENOSPC
- *   INTERPOSE_LOCKS   "none": every file lock fails with ENOLCK; "lies": it says that it is held
- *   INTERPOSE_NOSYNC  fdatasync does nothing and says that all is well
+ *   INTERPOSE_LOCKS   "none": every file lock fails with ENOLCK; "lies": it says that it is held;
+ *                     "kept": as they are
+ *   INTERPOSE_NOSYNC  fdatasync does nothing and says that all is well; the trace tells
  *
- * A program that has it loaded may change its mind by calling interpose_fail and interpose_full.
+ * A program that has it loaded may change its mind by calling interpose_fail and interpose_full, and
+ * ask by interpose_struck which call failed.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,7 +33,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { CREATE = 1, WRITE, RESIZE, SYNC, RENAME, UNLINK, MKDIR };
+enum kind {
+    CREATE = 1, WRITE, RESIZE, SYNC, RENAME, UNLINK, MKDIR, LINK, SKIPPED_SYNC, REFUSED
+};
 
 struct record {
     uint32_t kind, path_bytes, second_bytes, folder;
@@ -41,6 +48,7 @@ static int trace = -1, struck, fail_errno, nosync;
 static enum { KEEP, NONE, LIES } locks;
 static long fail_at, quota = -1;
 static atomic_long calls, written;
+static char victim[PATH_MAX + 16], only[16];
 
 #define REAL(name) ((__typeof__(&name))real(#name))
 static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
@@ -54,12 +62,14 @@ static uint64_t now(void) {
 __attribute__((constructor)) static void begin(void) {
     const char *value = getenv("INTERPOSE_FOLDER"), *rank = getenv("INTERPOSE_RANK");
     const char *mine = getenv("OMPI_COMM_WORLD_RANK");
+    if (!mine) mine = getenv("PMI_RANK");
     if (!value || !realpath(value, folder)) return;
     folder_bytes = strlen(folder);
     nosync = getenv("INTERPOSE_NOSYNC") != NULL;
     struck = !rank || (mine && !strcmp(rank, mine));
-    if ((value = getenv("INTERPOSE_LOCKS"))) locks = strcmp(value, "none") ? LIES : NONE;
-    if ((value = getenv("INTERPOSE_FAIL")) && sscanf(value, "%ld:%d", &fail_at, &fail_errno) != 2)
+    if ((value = getenv("INTERPOSE_LOCKS")))
+        locks = !strcmp(value, "none") ? NONE : !strcmp(value, "lies") ? LIES : KEEP;
+    if ((value = getenv("INTERPOSE_FAIL")) && sscanf(value, "%ld:%d:%15s", &fail_at, &fail_errno, only) < 2)
         abort();
     if ((value = getenv("INTERPOSE_FULL"))) quota = atol(value);
     if ((value = getenv("INTERPOSE_TRACE"))) {
@@ -121,21 +131,31 @@ void interpose_full(long bytes) {
 }
 long interpose_calls(void) { return calls; }
 long interpose_bytes(void) { return written; }
+/* "rename /folder/file" of the first call that was made to fail, nothing before. */
+const char *interpose_struck(void) { return victim; }
 
-static int refuse(void) {
-    if (!struck || atomic_fetch_add(&calls, 1) + 1 != fail_at) return 0;
-    errno = fail_errno;
+static int strike(const char *call, const char *name, int code) {
+    if (!*victim) {
+        snprintf(victim, sizeof victim, "%s %s", call, name);
+        note(REFUSED, now(), name, call, NULL, 0, NULL, 0);
+    }
+    errno = code;
     return 1;
 }
 
+static int refuse(const char *call, const char *name) {
+    if (!struck || (*only && strcmp(only, call))) return 0;
+    if (atomic_fetch_add(&calls, 1) + 1 != fail_at) return 0;
+    return strike(call, name, fail_errno);
+}
+
 /* How many of these bytes the disk still takes; -1 with errno where it takes none. */
-static ssize_t admit(size_t size) {
-    if (refuse()) return -1;
+static ssize_t admit(const char *name, size_t size) {
+    if (refuse("write", name)) return -1;
     long before = atomic_fetch_add(&written, (long)size);
     if (quota < 0 || !struck || before + (long)size <= quota) return (ssize_t)size;
-    if (before < quota) return quota - before;
-    errno = ENOSPC;
-    return -1;
+    strike("write", name, ENOSPC);
+    return before < quota ? quota - before : -1;
 }
 
 /* Write and note it as one: were a thread held up between the two, its bytes, already in the file,
@@ -146,7 +166,7 @@ static ssize_t put(int descriptor, const void *data, size_t size, off_t offset, 
     char name[PATH_MAX];
     int ours = name_of(descriptor, name);
     if (ours) {
-        ssize_t room = admit(size);
+        ssize_t room = admit(name, size);
         if (room < 0) return -1;
         size = (size_t)room;
         pthread_mutex_lock(&one_write);
@@ -207,11 +227,11 @@ static int sync_file(int descriptor, int data_only) {
     struct stat status;
     int ours = name_of(descriptor, name);
     uint64_t start = now();
-    if (ours && refuse()) return -1;
-    if (ours && data_only && nosync) return 0;
-    int result = data_only ? REAL(fdatasync)(descriptor) : REAL(fsync)(descriptor);
+    if (ours && refuse(data_only ? "fdatasync" : "fsync", name)) return -1;
+    int skipped = ours && data_only && nosync, result = 0;
+    if (!skipped) result = data_only ? REAL(fdatasync)(descriptor) : REAL(fsync)(descriptor);
     if (ours && !result && !fstat(descriptor, &status))
-        note(SYNC, start, name, NULL, &status, 0, NULL, 0);
+        note(skipped ? SKIPPED_SYNC : SYNC, start, name, NULL, &status, 0, NULL, 0);
     return result;
 }
 
@@ -223,6 +243,7 @@ static int open_file(int at, const char *path, int flags, mode_t mode) {
     struct stat status;
     int ours = absolute(at, path, name);
     int fresh = ours && (flags & O_CREAT) && stat(name, &status) != 0;
+    if (ours && (flags & O_CREAT) && refuse("open", name)) return -1;
     uint64_t start = now();
     int descriptor = REAL(openat)(at, path, flags, mode);
     if (descriptor >= 0 && ours && !fstat(descriptor, &status)) {
@@ -258,37 +279,43 @@ int openat64(int at, const char *path, int flags, ...) {
     return open_file(at, path, flags, mode);
 }
 
-static void note_size(int descriptor, uint64_t start) {
-    char name[PATH_MAX];
+static void note_size(const char *name, int descriptor, uint64_t start) {
     struct stat status;
-    if (name_of(descriptor, name) && !fstat(descriptor, &status))
-        note(RESIZE, start, name, NULL, &status, 0, NULL, 0);
+    if (!fstat(descriptor, &status)) note(RESIZE, start, name, NULL, &status, 0, NULL, 0);
 }
 
 int ftruncate(int descriptor, off_t size) {
+    char name[PATH_MAX];
+    int ours = name_of(descriptor, name);
+    if (ours && refuse("ftruncate", name)) return -1;
     uint64_t start = now();
     int result = REAL(ftruncate)(descriptor, size);
-    if (!result) note_size(descriptor, start);
+    if (!result && ours) note_size(name, descriptor, start);
     return result;
 }
 int ftruncate64(int descriptor, off64_t size) { return ftruncate(descriptor, size); }
 int fallocate(int descriptor, int mode, off_t offset, off_t size) {
+    char name[PATH_MAX];
+    int ours = name_of(descriptor, name);
+    if (ours && refuse("fallocate", name)) return -1;
     uint64_t start = now();
     int result = REAL(fallocate)(descriptor, mode, offset, size);
-    if (!result) note_size(descriptor, start);
+    if (!result && ours) note_size(name, descriptor, start);
     return result;
+}
+
+static void note_two(enum kind kind, uint64_t start, const char *first, const char *second) {
+    struct stat status;
+    if (!stat(second, &status)) note(kind, start, first, second, &status, 0, NULL, 0);
 }
 
 static int move(int from, const char *old, int to, const char *fresh) {
     char first[PATH_MAX], second[PATH_MAX];
     int ours = absolute(from, old, first) && absolute(to, fresh, second);
+    if (ours && refuse("rename", first)) return -1;
     uint64_t start = now();
     int result = REAL(renameat)(from, old, to, fresh);
-    if (!result && ours) {
-        struct stat status;
-        stat(second, &status);
-        note(RENAME, start, first, second, &status, 0, NULL, 0);
-    }
+    if (!result && ours) note_two(RENAME, start, first, second);
     return result;
 }
 int rename(const char *old, const char *fresh) { return move(AT_FDCWD, old, AT_FDCWD, fresh); }
@@ -296,9 +323,26 @@ int renameat(int from, const char *old, int to, const char *fresh) {
     return move(from, old, to, fresh);
 }
 
+static int name_again(int from, const char *old, int to, const char *fresh, int flags) {
+    char first[PATH_MAX], second[PATH_MAX];
+    int ours = absolute(from, old, first) && absolute(to, fresh, second);
+    if (ours && refuse("link", first)) return -1;
+    uint64_t start = now();
+    int result = REAL(linkat)(from, old, to, fresh, flags);
+    if (!result && ours) note_two(LINK, start, first, second);
+    return result;
+}
+int link(const char *old, const char *fresh) {
+    return name_again(AT_FDCWD, old, AT_FDCWD, fresh, 0);
+}
+int linkat(int from, const char *old, int to, const char *fresh, int flags) {
+    return name_again(from, old, to, fresh, flags);
+}
+
 static int remove_name(int at, const char *path, int flags) {
     char name[PATH_MAX];
     int ours = absolute(at, path, name);
+    if (ours && refuse("unlink", name)) return -1;
     uint64_t start = now();
     int result = REAL(unlinkat)(at, path, flags);
     if (!result && ours) note(UNLINK, start, name, NULL, NULL, 0, NULL, 0);
@@ -310,6 +354,7 @@ int unlinkat(int at, const char *path, int flags) { return remove_name(at, path,
 static int make_folder(int at, const char *path, mode_t mode) {
     char name[PATH_MAX];
     int ours = absolute(at, path, name);
+    if (ours && refuse("mkdir", name)) return -1;
     uint64_t start = now();
     int result = REAL(mkdirat)(at, path, mode);
     if (!result && ours) note(MKDIR, start, name, NULL, NULL, 0, NULL, 0);

@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("interpose.c")
-CREATE, WRITE, RESIZE, SYNC, RENAME, UNLINK, MKDIR = range(1, 8)
+CREATE, WRITE, RESIZE, SYNC, RENAME, UNLINK, MKDIR, LINK, SKIPPED_SYNC, REFUSED = range(1, 11)
 RECORD = struct.Struct("<4I6Q")
 
 
 @dataclass(frozen=True)
 class Event:
-    """A call that changed or synced a file or folder.
+    """A call that changed or synced a file or folder, said so without doing it, or was refused.
 
     start, end   nanoseconds of the system's monotonic clock, the same for all processes
     path         relative to the traced folder; '.' is the folder itself
-    second       the name after a renaming
+    second       the name after a renaming, of a link; what was refused
     folder       the call was made on a folder
     size         of the file after the call
     offset, data what was written, and where
@@ -95,7 +95,7 @@ def _read(path: Path, folder: Path) -> Iterator[Event]:
             start,
             end,
             os.path.relpath(name, folder),
-            os.path.relpath(second, folder) if second else "",
+            os.path.relpath(second, folder) if second.startswith("/") else second,
             bool(is_folder),
             inode,
             size,

@@ -15,7 +15,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from interpose import CREATE, MKDIR, RENAME, RESIZE, SYNC, UNLINK, WRITE, Event
+from interpose import (
+    CREATE,
+    LINK,
+    MKDIR,
+    RENAME,
+    RESIZE,
+    SKIPPED_SYNC,
+    SYNC,
+    UNLINK,
+    WRITE,
+    Event,
+)
 
 from hpctem.database.journal import COMMIT, NAME, unpack_records
 
@@ -29,7 +40,8 @@ class State:
 
     files         path -> content
     folders       those that exist
-    acknowledged  segment -> (digest, number of quarantined structures) that the job called durable
+    acknowledged  segment -> (digest, number of quarantined structures): commits on whose journal a
+                  later sync had returned, done or not, which is when the job counts on them
     """
 
     files: dict[str, bytes]
@@ -43,16 +55,13 @@ def lose_power(
     key: bytes,
     chance: random.Random,
     fate: str,
-    trust_writes: bool = False,
 ) -> State:
     """A state that the disk may have at a moment of the trace's clock.
 
-    `fate`, one of FATES: what becomes of all that no sync covers. `trust_writes`: a commit counts
-    as acknowledged once it is written, as for a job that does not sync; else once its journal is
-    synced.
+    `fate`, one of FATES: what becomes of all that no sync covers.
     """
     begun = [event for event in events if event.start < moment]
-    synced = _find_syncs(begun, moment)
+    synced = _find_syncs(begun, moment, (SYNC,))
     pending = [event for event in begun if not _is_durable(event, synced)]
     kept = _choose(pending, fate, chance)
     alive = [event for event in begun if _is_durable(event, synced) or id(event) in kept]
@@ -69,15 +78,15 @@ def lose_power(
     return State(
         {name: bytes(contents[inode]) for name, inode in names.items()},
         frozenset(folders),
-        _acknowledged(begun, synced, key, moment, trust_writes),
+        find_acknowledged(begun, key, moment),
     )
 
 
-def _find_syncs(events: Iterable[Event], moment: int) -> dict[object, int]:
+def _find_syncs(events: Iterable[Event], moment: int, kinds: tuple[int, ...]) -> dict[object, int]:
     """File (inode) or folder (path) -> the moment up to which a finished sync covers it."""
     synced: dict[object, int] = {}
     for event in events:
-        if event.kind == SYNC and event.end <= moment:
+        if event.kind in kinds and event.end <= moment:
             what = event.path if event.folder else event.inode
             synced[what] = max(synced.get(what, 0), event.start)
     return synced
@@ -86,7 +95,7 @@ def _find_syncs(events: Iterable[Event], moment: int) -> dict[object, int]:
 def _is_durable(event: Event, synced: dict[object, int]) -> bool:
     if event.kind in (WRITE, RESIZE):
         return event.end <= synced.get(event.inode, 0)
-    if event.kind == SYNC:
+    if event.kind in (SYNC, SKIPPED_SYNC):
         return False
     return event.end <= synced.get(str(PurePosixPath(event.path).parent), 0)
 
@@ -122,6 +131,8 @@ def _name_files(events: Iterable[Event]) -> tuple[dict[str, int], set[str]]:
         elif event.kind == RENAME:
             names.pop(event.path, None)
             names[event.second] = event.inode
+        elif event.kind == LINK:
+            names[event.second] = event.inode
         elif event.kind == UNLINK:
             names.pop(event.path, None)
         elif event.kind == MKDIR:
@@ -130,14 +141,16 @@ def _name_files(events: Iterable[Event]) -> tuple[dict[str, int], set[str]]:
     return there, folders
 
 
-def _acknowledged(
-    events: Iterable[Event], synced: dict[object, int], key: bytes, moment: int, trust: bool
+def find_acknowledged(
+    events: Sequence[Event], key: bytes, moment: int
 ) -> dict[int, tuple[bytes, int]]:
+    """Segment -> (digest, quarantined structures) of the commits that a job counts on by then."""
+    claimed = _find_syncs(events, moment, (SYNC, SKIPPED_SYNC))
     commits = {}
     for event in events:
         found = event.kind == WRITE and NAME.fullmatch(PurePosixPath(event.path).name)
         if found and found[2] != "merged":
-            if event.end <= (moment if trust else synced.get(event.inode, 0)):
+            if event.end <= claimed.get(event.inode, 0):
                 for kind, number, count, digest in unpack_records(key, event.data)[0]:
                     if kind == COMMIT:
                         commits[number] = (digest, count)
@@ -159,7 +172,6 @@ def replay(
     seed: int,
     make_folder: Callable[[], Path],
     check: Callable[[Path, State], str],
-    trust_writes: bool = False,
 ) -> list[str]:
     """Lose the power `states` times; what `check` finds wrong with each state ('' for nothing).
 
@@ -175,7 +187,7 @@ def replay(
         cases.append((chance.choice(anywhere), chance.choice(FATES)))
     problems = []
     for moment, fate in cases[:states]:
-        state = lose_power(events, moment, key, chance, fate, trust_writes)
+        state = lose_power(events, moment, key, chance, fate)
         folder = make_folder()
         lay_down(state, folder)
         problems.append(check(folder, state))

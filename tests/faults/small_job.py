@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ OPTIONS = {"structures": 10, "per_segment": 2, "bad": "3"}
 LAYOUT, IDENTITY, COMPUTE = lay_out(10, 2), {"seed": "7"}, Compute(bad=(3,))
 KEY = plan_key(write_plan(LAYOUT, IDENTITY))
 Commits = dict[int, tuple[bytes, int]]
+# What the name of a file ends in until it is whole; messages name the file that it was to be.
+DRAFT = re.compile(r"\.(creating|tmp|[0-9a-f]{16})$")
 
 
 def sha256(path: Path) -> str:
@@ -41,11 +44,11 @@ def run_job(path: Path) -> None:
     assert fill(path, LAYOUT, IDENTITY, COMPUTE, patience=1).complete
 
 
-def find_fault(path: Path, acknowledged: Commits, expected: str, refusal: bool = False) -> str:
+def find_fault(path: Path, acknowledged: Commits, expected: str) -> str:
     """What is wrong with a database after a fault, '' for nothing.
 
     What was acknowledged is committed, everything committed is whole, and the job run again ends
-    in the expected bytes. With `refusal`, an error that says why the job cannot go on will do.
+    in the expected bytes.
     """
     try:
         commits = commits_of(path)
@@ -58,7 +61,7 @@ def find_fault(path: Path, acknowledged: Commits, expected: str, refusal: bool =
             return "the file is gone"
         run_job(path)
     except HpctemError as error:
-        return "" if refusal else f"refused: {error}"
+        return f"refused: {error}"
     if sha256(path) != expected:
         return "other bytes at the end"
     if not (journal_folder(path) / MARKER).exists() or not verify(path).intact:

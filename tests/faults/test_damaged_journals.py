@@ -11,6 +11,7 @@ from small_job import run_job, sha256
 def test_damage_anywhere_is_survived_or_named(memory, finished):
     expected = memory / "expected.hdf5"
     run_job(expected)
-    tried, problems = damage_everywhere(memory, finished, every=7, expected=sha256(expected))
-    assert tried > 100
-    assert problems == []
+    found = damage_everywhere(memory, finished, every=7, expected=sha256(expected))
+    assert found.problems == []
+    assert found.survived > 100
+    assert (found.refused > 50) == finished

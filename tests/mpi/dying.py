@@ -14,6 +14,7 @@ CALLS = (
     "ftruncate",
     "rename",
     "replace",
+    "link",
     "unlink",
     "fsync",
     "fdatasync",

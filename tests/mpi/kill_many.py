@@ -3,7 +3,8 @@
     python tests/mpi/kill_many.py --kills 300 --ranks 3
 
 Each round starts a database and kills one rank, all ranks or the launcher: while the file is
-created, while segments are computed and committed, while a job resumes, while the end is verified.
+created, while a later job takes it up, while segments are computed and committed, while the end is
+verified.
 After every kill, each row that was ever committed must still be committed and whole; the finished
 file must be byte for byte that of a job that nobody killed.
 """
@@ -27,7 +28,8 @@ from hpctem.database.verify import verify
 
 OPTIONS = {"structures": 20, "per_segment": 2, "slow": 0.06, "bad": "3,11"}
 KEY = plan_key(write_plan(lay_out(20, 2), {"seed": "7"}))
-PHASES = ("creation", "run", "commit", "completion", "any")
+SEGMENTS = OPTIONS["structures"] // OPTIONS["per_segment"]
+PHASES = ("creation", "run", "resume", "commit", "completion", "any")
 VICTIMS = ("one rank", "all ranks", "launcher", "everything")
 
 
@@ -43,7 +45,13 @@ def kill_many(
     path, rounds = folder / "killed-0.hdf5", 0
     known: dict[int, tuple[bytes, int]] = {}
     while tally["kills"] < kills:
-        phase, victim = PHASES[tally["kills"] % 5], chance.choice(VICTIMS)
+        phase, victim = PHASES[tally["kills"] % len(PHASES)], chance.choice(VICTIMS)
+        if phase == "creation" and path.exists():
+            finish(path, ranks, writer, reference)
+            rounds += 1
+            path, known = folder / f"killed-{rounds}.hdf5", {}
+        if phase == "resume" and not known:
+            known = leave_half_done(path, ranks, writer)
         job = launching.start(path, ranks, writer=writer, patience=30, **OPTIONS)
         wait_for_phase(path, job, phase, len(known), chance)
         if launching.ranks_of(job):
@@ -63,19 +71,21 @@ def kill_many(
 
 def wait_for_phase(path: Path, job: object, phase: str, known: int, chance: random.Random) -> None:
     """Wait for the moment to kill; phases other than 'any' are awaited by what appears on disk."""
-    segments = OPTIONS["structures"] // OPTIONS["per_segment"]
     limit = time.monotonic() + 20
     folder = journal_folder(path)
+    holder = read_lock(folder)
 
     def reached() -> bool:
         if phase == "creation":
             return path.with_name(path.name + ".creating").exists() or path.exists()
+        if phase == "resume":  # it has the lock, and has yet to merge the journals and begin
+            return read_lock(folder) != holder
         commits = len(read_journals(folder, KEY).commits)
         if phase == "run":
-            return commits > min(known + 1, segments - 1)
+            return commits > min(known + 1, SEGMENTS - 1)
         if phase == "commit":
-            return commits > known or commits == segments
-        return commits == segments
+            return commits > known or commits == SEGMENTS
+        return commits == SEGMENTS
 
     if phase == "any":
         time.sleep(chance.uniform(0.1, 2.0))
@@ -83,6 +93,20 @@ def wait_for_phase(path: Path, job: object, phase: str, known: int, chance: rand
     while not reached() and job.poll() is None and time.monotonic() < limit:
         time.sleep(0.001)
     time.sleep(chance.choice((0, 0, 0.002, 0.01, 0.05)))
+
+
+def read_lock(folder: Path) -> bytes:
+    """Who has the lock, or had it last."""
+    lock = folder / "lock"
+    return lock.read_bytes() if lock.exists() else b""
+
+
+def leave_half_done(path: Path, ranks: int, writer: str) -> dict[int, tuple[bytes, int]]:
+    """Have a job fail at its last structure, so that there is something to take up; its commits."""
+    failing = {"failing": OPTIONS["structures"] - 1, "patience": 30}
+    code, _, messages = launching.run(path, ranks, writer=writer, **failing, **OPTIONS)
+    assert code == 1, messages
+    return check_nothing_lost(path, {})
 
 
 def strike(job: object, victim: str, chance: random.Random) -> list[int]:
