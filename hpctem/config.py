@@ -196,7 +196,7 @@ def schema() -> dict[str, Any]:
     references, described = models_json_schema([(m, "validation") for m in sections])
     for model in MODELS.values():
         described["$defs"][model.__name__]["properties"][STAGES] = references[Stages, "validation"]
-    _finish_keys(described)
+    finish_keys(described)
     named = {"properties": {"technique": {"const": "stem"}}, "required": ["technique"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -207,14 +207,15 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _finish_keys(node: Any) -> None:
+def finish_keys(node: Any) -> None:
+    """Say units, ranges and defaults of all keys in a JSON schema as a person writes them."""
     if isinstance(node, dict):
         if any("x-hint" in kind for kind in (node, *node.get("anyOf", []))) or "default" in node:
             _finish_key(node)
         node = list(node.values())
     if isinstance(node, list):
         for part in node:
-            _finish_keys(part)
+            finish_keys(part)
 
 
 def _finish_key(key: dict[str, Any]) -> None:

@@ -61,8 +61,16 @@ else:
     settings.load_profile("hpctem")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests that are marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark all under tests/mpi, slurm, learning and gpu, so that no file can forget to; sort."""
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    if slow and not config.getoption("--slow"):
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     for item in items:
         if (folder := folder_of(item)) in (*NEVER_SKIPPED, "gpu"):
             item.add_marker(folder)

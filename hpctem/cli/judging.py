@@ -54,6 +54,12 @@ from hpctem.cli.training import FOLDER, require_tensorflow
 )
 @looking
 @click.option(
+    "--all",
+    "learnt",
+    is_flag=True,
+    help="Of databases, also images of structures that the model has learnt from.",
+)
+@click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the intervals."
 )
 def evaluate(
@@ -66,19 +72,21 @@ def evaluate(
     border: tuple[float, str] | None,
     threshold: float | None,
     apart: float | None,
+    learnt: bool,
     seed: int,
     **looked_at: Any,
 ) -> None:
     """Judge a trained model on images whose truth is known.
 
-    DB is a database or a subset file; IMAGE a micrograph whose labels --truth names. Pixels: F1,
-    precision, recall and IoU of each class, of segmentations beside what needs no network. Defects
-    and atoms: found positions are matched one to one with true ones. All with 95 % intervals. The
-    folder gets evaluation.json, evaluation.html and images.csv. Ranks share the images.
+    DB is a database or a subset file; images of structures that the model has learnt from are left
+    out. IMAGE is a micrograph whose labels --truth names. Pixels: F1, precision, recall and IoU of
+    each class, of segmentations beside what needs no network. Defects and atoms: found positions
+    are matched one to one with true ones. All with 95 % intervals. The folder gets
+    evaluation.json, evaluation.html and images.csv. Ranks share the images.
 
     \b
     Examples:
-      hpctem evaluate gold test.hdf5 --by dose --by defocus -o judged
+      hpctem evaluate gold gold.hdf5 --by dose --by defocus -o judged
       hpctem evaluate gold subset.json --part validation -o judged
       mpirun -n 4 hpctem evaluate defects wse2.hdf5 --by 'defocus:-5,0,5 nm' -o judged
       hpctem evaluate defects mos2.dm3 --rows 528:1024 --truth vacancies.csv --border 32px -o judged
@@ -103,7 +111,7 @@ def evaluate(
             Finding(threshold, apart or RADIUS),
             own_scale=looked_at["own_scale"],
         )
-        request = Request(looked, truths, Rules(radius, border), by, seed)
+        request = Request(looked, truths, Rules(radius, border), by, seed, learnt)
         report = evaluate_model(request, communicator)
         if report is not None:
             click.echo(format_evaluation(report, output))

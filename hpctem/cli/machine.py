@@ -29,16 +29,31 @@ def doctor() -> None:
 
 
 @commands.command()
-def schema() -> None:
+@click.argument(
+    "file",
+    type=click.Choice(["campaign", "segmentation", "defects", "cyclegan"]),
+    default="campaign",
+    metavar="[campaign|segmentation|defects|cyclegan]",
+)
+def schema(file: str) -> None:
     """Print the JSON schema of the campaign file, for editors that check while one types.
 
-    \b
-    Example:
-      hpctem schema > campaign.schema.json
-    """
-    from hpctem.config import schema
+    With the kind of a training: that of its training file.
 
-    click.echo(json.dumps(schema(), indent=1))
+    \b
+    Examples:
+      hpctem schema > campaign.schema.json
+      hpctem schema cyclegan > cyclegan.schema.json
+    """
+    if file == "campaign":
+        from hpctem.config import schema
+
+        found = schema()
+    else:
+        from hpctem.learning.training_file import training_schema
+
+        found = training_schema(file)
+    click.echo(json.dumps(found, indent=1))
 
 
 class Walltime(click.ParamType):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpctem.config import check_sections
+from hpctem.config import check_sections, finish_keys
 from hpctem.errors import ConfigError
 from hpctem.marked_yaml import read_yaml
 from hpctem.sections.training import CycleganConfig, SegmentationConfig, TrainingConfig
@@ -43,6 +43,15 @@ class TrainingFile:
     def locate(self, name: str) -> Path:
         """Where a file named in the training file lies."""
         return self.folder / name
+
+
+def training_schema(kind: str) -> dict[str, Any]:
+    """The JSON schema (2020-12) of the training file of a kind of network, for editors."""
+    described = MODELS[kind].model_json_schema()
+    named = {"properties": {"kind": {"const": kind}}}
+    described["properties"]["training"] = {**described["properties"]["training"], **named}
+    finish_keys(described)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
 
 
 def read_training(path: str | Path, kind: str) -> TrainingFile:

@@ -211,6 +211,9 @@ class CycleOptimiser(Section):
         None, ge=0, description="epochs before the rate falls; half of all by default"
     )
     scale_with_ranks: bool = Field(False, description="multiply the rate by the number of ranks")
+    warm_up: Annotated[float, Quantity(None, 0.0, 1e4)] = Field(
+        0.0, description="epochs in which the rate rises linearly to its value"
+    )
 
 
 class CycleganConfig(Section):
@@ -235,6 +238,11 @@ class CycleganConfig(Section):
             raise ValueError("training.kind: these are the sections of a cyclegan")
         if self.simulation.patch is None:
             raise ValueError("simulation.patch is needed: the side of the squares that are learnt")
+        if not self.schedule.synchronise:
+            raise ValueError(
+                "schedule.synchronise: false changes nothing here: a cyclegan has no batch "
+                "normalisation, its networks look at one image at a time; leave it out"
+            )
         if self.simulation.patch % 2**self.generator.levels:
             raise ValueError(
                 f"simulation.patch: {self.simulation.patch} is no multiple of "

@@ -169,7 +169,7 @@ def identify_structures(selection: Collection) -> Units:
     for number, database in enumerate(selection.databases):
         own = selection.sources == number
         codes[own] = count + database.structure_of("images", selection.rows[own])
-        keys.append(_name_structures(database))
+        keys.append(name_structures(database))
         names.append(np.arange(database.layout.structures) + database.layout.first_structure)
         count += database.layout.structures
     present, codes = np.unique(codes, return_inverse=True)
@@ -184,7 +184,7 @@ def identify_structures(selection: Collection) -> Units:
     )
 
 
-def _name_structures(database: Database) -> np.ndarray:
+def name_structures(database: Database) -> np.ndarray:
     """16 bytes for each structure of a file: its atoms' digest, its place where there is none."""
     layout = database.layout
     place = np.empty((layout.structures, 2), "<u8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 TESTS = Path(__file__).parents[1]
+MakeOnce = Callable[[str, Callable[[Path], Any]], Path]
 
 
 def simulate_variant(folder: Path, small: str, name: str, *changes: tuple[str, str]) -> Path:
@@ -42,28 +44,26 @@ def simulate_variant(folder: Path, small: str, name: str, *changes: tuple[str, s
 
 
 @pytest.fixture(scope="session")
-def small_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_database(make_once: MakeOnce) -> Path:
     """HRTEM of Au particles on carbon: 8 structures, 4 images each of 64 x 64 px; label
     'instances'. Tests do not change it."""
-    return simulate_variant(
-        tmp_path_factory.mktemp("small_database"),
-        "small.yaml",
-        "particles",
+    changes = (
         ("structures: 6", "structures: 8"),
         ("crop: 96", "crop: 64"),
         ("phonons: {configurations: 2}", "phonons: {configurations: 1}"),
         ("storage: {exit_waves: true, store_atoms: true}\n", ""),
     )
+    folder = make_once(
+        "particles", lambda folder: simulate_variant(folder, "small.yaml", "particles", *changes)
+    )
+    return folder / "particles.hdf5"
 
 
 @pytest.fixture(scope="session")
-def small_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_scans(make_once: MakeOnce) -> Path:
     """STEM of WSe2 with defects: 8 structures, 4 images each of 64 x 64 px with maps of defects
     and of classes of columns ('atoms'). Tests do not change it."""
-    return simulate_variant(
-        tmp_path_factory.mktemp("small_scans"),
-        "small_stem.yaml",
-        "scans",
+    changes = (
         ("structures: 6", "structures: 8"),
         ("pixels: 96", "pixels: 64"),
         (
@@ -71,6 +71,10 @@ def small_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "labels: {columns: true}\n",
         ),
     )
+    folder = make_once(
+        "scans", lambda folder: simulate_variant(folder, "small_stem.yaml", "scans", *changes)
+    )
+    return folder / "scans.hdf5"
 
 
 def make_training(folder: Path, kind: str = "segmentation", **sections: Any) -> TrainingFile:
@@ -87,6 +91,36 @@ def make_training(folder: Path, kind: str = "segmentation", **sections: Any) -> 
     path = folder / f"{kind}.yaml"
     path.write_text(json.dumps(content | sections))
     return read_training(path, kind)
+
+
+@pytest.fixture
+def follow_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run the commands on the card of a model as they stand, where its folder lies.
+
+    `follow_card(model, **files)`: files by the names that the commands have for them, without
+    their endings. Returns the commands.
+    """
+    from click.testing import CliRunner
+
+    from hpctem.cli import commands
+
+    def follow(model: Path, **files: Path) -> list[str]:
+        folder = tmp_path / "beside"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / model.name).symlink_to(model)
+        for name, path in files.items():
+            (folder / f"{name}{path.suffix}").symlink_to(path)
+        text = (model / "card.md").read_text()
+        lines = text.partition("```bash\n")[2].partition("```")[0].splitlines()
+        for line in lines:
+            program, *words = shlex.split(line)
+            assert program == "hpctem"
+            done = CliRunner().invoke(commands, words)
+            assert done.exit_code == 0, f"{line}: {done.output}{done.exception!r}"
+        return lines
+
+    return follow
 
 
 @pytest.fixture

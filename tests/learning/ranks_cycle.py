@@ -11,7 +11,12 @@ import tensorflow as tf
 from hpctem.learning.cyclegan.networks import build_networks, build_optimiser
 from hpctem.learning.cyclegan.patches import DOMAINS, Samplers
 from hpctem.learning.cyclegan.task import CycleGan
-from hpctem.learning.ranks.transport import Transport, open_transport, require_equal
+from hpctem.learning.ranks.transport import (
+    Transport,
+    open_transport,
+    require_equal,
+    why_not_horovod,
+)
 from hpctem.learning.training.losses import SpectrumScale
 from hpctem.parallel import Communicator, abort_on_error, world
 from hpctem.sections.training import CycleganConfig
@@ -54,28 +59,34 @@ def draw_batch(count: int, rank: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.constant(own[0]), tf.constant(own[1])
 
 
+def compare(transport: Transport, whole: list[tf.Tensor]) -> dict[str, object]:
+    """How far averaged gradients are from those of the whole batch, after a step equal weights."""
+    communicator = transport.communicator
+    keras.utils.set_random_seed(communicator.rank)  # what ranks begin with must not matter
+    task = make_task(transport)
+    own = transport.average(task.find_gradients(*draw_batch(BATCH, communicator.rank))[0])
+    task.set_rate(1e-3)
+    task._learn_batch(*draw_batch(BATCH, communicator.rank))
+    require_equal(transport, communicator, list(task.variables().values()))
+    sums: dict[str, np.ndarray] = {}
+    names = [name for name, net in task.networks.items() for _ in net.trainable_variables]
+    for name, mine, theirs in zip(names, own, whole, strict=True):
+        parts = [float(tf.reduce_sum(part**2)) for part in (mine - theirs, theirs)]
+        sums[name] = sums.get(name, np.zeros(2)) + parts
+    worst = {name: float(np.sqrt(off / all_)) for name, (off, all_) in sums.items()}
+    return {"apart": worst, "tensors": len(own)}
+
+
 def main() -> None:
     """Compare averaged gradients with those of the whole batch on one process."""
     communicator = world()
     with abort_on_error(communicator):
-        transport = open_transport(communicator)
-        keras.utils.set_random_seed(communicator.rank)  # what ranks begin with must not matter
-        task = make_task(transport)
-        own = transport.average(task.find_gradients(*draw_batch(BATCH, communicator.rank))[0])
-        task.set_rate(1e-3)
-        task._learn_batch(*draw_batch(BATCH, communicator.rank))
-        require_equal(transport, communicator, list(task.variables().values()))
-        if communicator.rank:
-            return
+        names = ["mpi4py"] if why_not_horovod(communicator.threads) else ["horovod", "mpi4py"]
         alone = make_task(Transport("single", Communicator(), tf.identity))
         whole = alone.find_gradients(*draw_batch(BATCH * communicator.size))[0]
-        sums: dict[str, np.ndarray] = {}
-        names = [name for name, net in task.networks.items() for _ in net.trainable_variables]
-        for name, mine, theirs in zip(names, own, whole, strict=True):
-            parts = [float(tf.reduce_sum(part**2)) for part in (mine - theirs, theirs)]
-            sums[name] = sums.get(name, np.zeros(2)) + parts
-        worst = {name: float(np.sqrt(off / all_)) for name, (off, all_) in sums.items()}
-        print(json.dumps({"transport": transport.name, "apart": worst, "tensors": len(own)}))
+        told = {name: compare(open_transport(communicator, name), whole) for name in names}
+        if communicator.rank == 0:
+            print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ranks_cycle import CONFIG, draw_batch, make_task
 import hpctem
 from hpctem.database.verify import verify
 from hpctem.errors import ConfigError
+from hpctem.export.rasters import write_tiff
 from hpctem.learning.cyclegan.networks import TO_EXPERIMENT, TO_SIMULATION
 from hpctem.learning.cyclegan.patches import judge_patches, take_patches
 from hpctem.learning.cyclegan.picture import draw_cycle
@@ -29,6 +30,7 @@ from hpctem.learning.ranks.transport import Transport
 from hpctem.learning.training.checkpoints import restore
 from hpctem.learning.training.model_folder import open_model
 from hpctem.learning.training.runs import ALONE, Attention, Trained, open_lesson, train_model
+from hpctem.learning.training.schedules import cyclegan_rate
 from hpctem.learning.training_file import read_training
 from hpctem.learning.translation.denoise import denoise_image, write_denoised
 from hpctem.learning.translation.generators import choose_recipe, open_generator
@@ -36,6 +38,7 @@ from hpctem.learning.translation.translate import plan_translation, translate
 from hpctem.micrographs.read import read_micrograph
 from hpctem.parallel import Communicator
 from hpctem.sampling import Streams
+from hpctem.sections.training import CycleOptimiser
 
 SINGLE = Transport("single", Communicator(), tf.identity)
 SCRIPT = Path(__file__).with_name("ranks_cycle.py")
@@ -60,11 +63,15 @@ schedule: {{epochs: 2, batch: 2, steps_per_epoch: 20}}
 def folder(small_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training file, and an 'experiment' that no database has: noisy, of other intensities."""
     folder = tmp_path_factory.mktemp("gan")
-    image = hpctem.open(small_scans).images[3].astype(float)
+    write_files(folder, small_scans)
+    return folder
+
+
+def write_files(folder: Path, scans: Path) -> None:
+    image = hpctem.open(scans).images[3].astype(float)
     counts = np.random.default_rng(0).poisson(20 * image.clip(0) / image.mean())
     np.save(folder / "experiment.npy", 100 + 7 * counts.astype(np.float32))
-    (folder / "gan.yaml").write_text(TRAINING.format(database=small_scans))
-    return folder
+    (folder / "gan.yaml").write_text(TRAINING.format(database=scans))
 
 
 def train(folder: Path, name: str, attention: Attention = ALONE) -> Trained:
@@ -74,9 +81,12 @@ def train(folder: Path, name: str, attention: Attention = ALONE) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Path:
-    assert train(folder, "whole").end == "trained"
-    return folder / "whole"
+def trained(small_scans: Path, make_once: Callable[..., Path]) -> Path:
+    def fill(folder: Path) -> None:
+        write_files(folder, small_scans)
+        assert train(folder, "whole").end == "trained"
+
+    return make_once("cyclegan", fill) / "whole"
 
 
 def read_steps(folder: Path) -> list[dict[str, str]]:
@@ -146,12 +156,15 @@ def test_two_ranks_learn_alike_from_the_gradients_of_the_double_batch(run_mpi: C
     pytest.importorskip("mpi4py")
     done = run_mpi(2, sys.executable, SCRIPT, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["transport"] in ("horovod", "mpi4py")
-    assert told["tensors"] > 60
-    assert len(told["apart"]) == 6
-    # Length of the difference over that of the gradient, of each network.
-    assert max(told["apart"].values()) < 50 * ROUNDING, told
+    answers = json.loads(done.stdout.strip().splitlines()[-1])
+    if "horovod" not in answers:
+        pytest.skip("Horovod is not installed: jobs/install_horovod")
+    assert list(answers) == ["horovod", "mpi4py"]
+    for told in answers.values():
+        assert told["tensors"] > 60
+        assert len(told["apart"]) == 6
+        # Length of the difference over that of the gradient, of each network.
+        assert max(told["apart"].values()) < 50 * ROUNDING, told
 
 
 def test_the_cycle_closes_with_training(trained: Path) -> None:
@@ -225,11 +238,36 @@ def test_the_model_keeps_what_its_use_needs(folder: Path, trained: Path, small_s
     ]
 
 
+def test_the_commands_on_the_card_can_be_run(
+    folder: Path, trained: Path, small_scans: Path, tmp_path: Path, follow_card: Callable
+) -> None:
+    with open(tmp_path / "shot.tif", "wb") as stream:
+        write_tiff(stream, np.load(folder / "experiment.npy"), (0.2, 0.2), {}, packed=False)
+    lines = follow_card(trained, image=tmp_path / "shot.tif", simulated=small_scans)
+    assert [line.split()[1] for line in lines] == ["translate", "denoise"]
+
+
+def test_warm_up_and_constant_epochs_shape_the_rate() -> None:
+    """Linearly up in two epochs, constant to the fourth, linearly to zero at the tenth."""
+    section = CycleOptimiser(learning_rate=0.5, warm_up=2.0, constant_epochs=4)
+    rate = cyclegan_rate(section, 10, 1)
+    at = [0.0, 0.5, 1.0, 2.0, 3.5, 4.0, 7.0, 10.0]
+    assert [rate(epoch) for epoch in at] == [0.0, 0.125, 0.25, 0.5, 0.5, 0.5, 0.25, 0.0]
+    assert cyclegan_rate(section.model_copy(update={"scale_with_ranks": True}), 10, 4)(1.0) == 1.0
+
+
+def test_a_cyclegan_has_no_batch_normalisation_to_leave_apart(folder: Path) -> None:
+    text = (folder / "gan.yaml").read_text()
+    (folder / "apart.yaml").write_text(text.replace("batch: 2,", "batch: 2, synchronise: false,"))
+    with pytest.raises(ConfigError, match=r"schedule\.synchronise: false changes nothing here"):
+        read_training(folder / "apart.yaml", "cyclegan")
+
+
 def test_both_kinds_of_patches_have_orders_of_their_own(folder: Path) -> None:
     lesson = open_lesson(read_training(folder / "gan.yaml", "cyclegan"), SINGLE)
-    epochs = [list(lesson.feed_of(epoch, 0)) for epoch in (0, 1)]
-    again = list(lesson.feed_of(0, 18))
-    assert len(epochs[0]) == 20 and len(again) == 2
+    whole, again = list(lesson.feed_of(0, 0)), list(lesson.feed_of(0, 18))
+    epochs = whole[:20], whole[20:]
+    assert len(whole) == 40 and len(again) == 22
     for part in (0, 1):
         assert epochs[0][0][part].shape == (2, 32, 32, 1)
         assert not np.array_equal(epochs[0][0][part], epochs[1][0][part])

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
 from drawn_images import Drawn, make_images
 
+import hpctem
+from hpctem.collection.collection import Collection
 from hpctem.errors import ConfigError
 from hpctem.learning.data.preparation import Prepare
 from hpctem.learning.judging.evaluate import evaluate, find_worst, format_evaluation
@@ -50,8 +52,13 @@ PARTICLES = {"particle": "instances"}
 DEFECTS = {"metal": "atoms.metal", "vacancy": ["chalcogen_vacancy", "chalcogen_vacancy2"]}
 
 
-def make_model(folder: Path, kind: str, classes: dict[str, Any]) -> Path:
-    """A model that calls pixels above 0.62 of their image's range class 1, below 0.08 class 2."""
+def make_model(
+    folder: Path, kind: str, classes: dict[str, Any], images: Mapping[str, Collection] | None = None
+) -> Path:
+    """A model that calls pixels above 0.62 of their image's range class 1, below 0.08 class 2.
+
+    images: what it shall say that it has learnt from.
+    """
     text = CONFIG.replace("KIND", kind).replace("CLASSES", json.dumps(classes))
     config = folder.with_suffix(".yaml")
     config.write_text(text)
@@ -70,8 +77,9 @@ def make_model(folder: Path, kind: str, classes: dict[str, Any]) -> Path:
     bias[:] = (0.0, -SLOPE * BRIGHT, SLOPE * DARK)[: len(bias)]
     network.get_layer("logits").set_weights([kernel, bias])
     kept = Kept(
-        {"network": network}, {"image": Prepare(False, "image")}, tuple(classes), None, (64, 64)
-    )
+        {"network": network}, {"image": Prepare(False, "image")}, tuple(classes), None, (64, 64),
+        images=images or {},
+    )  # fmt: skip
     return save_model(folder, file, kept, {"train": "00"}, {})
 
 
@@ -428,6 +436,7 @@ def test_bad_requests_are_refused_before_any_work(
         ([spots, small_scans], {"truths": (labels,)}, "apart from image files"),
         (small_scans, {"truths": (labels,)}, "databases hold their labels themselves"),
         (spots, {"truths": (labels,), "by": ("dose",)}, "image files have no columns"),
+        (spots, {"truths": (labels,), "learnt": True}, "--all is for databases"),
         (spots, {"truths": ("none.csv",)}, "labels none.csv do not exist"),
         (spots, {"truths": (str(spots.with_suffix(".yaml")),)}, "do not exist"),
         (spots, {"truths": (str(other),)}, r"is \(10, 10\) pixels, the image \(80, 96\)"),
@@ -491,3 +500,88 @@ def test_rejected_translations_are_judged_only_when_asked_for(
     assert list_rows(where="accepted = 0") == list(range(0, 18, 3))
     with pytest.raises(ConfigError, match="none of 6 translated images was accepted"):
         list_rows(where="row % 3 = 0")
+
+
+LEARNT, HELD_OUT = [0, 2, 3, 6], [1, 4, 5, 7]  # structures, of four images each
+
+
+def choose_rows(structures: list[int]) -> np.ndarray:
+    return (4 * np.array(structures)[:, None] + np.arange(4)).ravel()
+
+
+@pytest.fixture(scope="module")
+def trained(small_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that says that it has learnt from structures 0, 2, 3 and 6, without dose 400."""
+    everything = hpctem.open(small_database)
+    rows = choose_rows(LEARNT)
+    images = {
+        "training": everything.take(rows).where("dose > 1000"),
+        "validation": everything.take(choose_rows(HELD_OUT)),
+    }
+    folder = tmp_path_factory.mktemp("trained") / "gold"
+    return make_model(folder, "segmentation", PARTICLES, images)
+
+
+def test_a_model_is_judged_on_structures_that_it_has_not_learnt_from(
+    trained: Path, small_database: Path, tmp_path: Path
+) -> None:
+    report = run(trained, small_database, tmp_path / "judged", by=("dose",))
+    rows = choose_rows(HELD_OUT)
+    with h5py.File(small_database) as file:
+        images = file["/entry/images/intensity"][rows]
+        truth = file["/entry/labels/instances"][rows] > 0
+    found = np.array([see(image) == 1 for image in images])
+    known = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert report["pixels"]["particle"]["f1"]["value"] == pytest.approx(known)
+    everything = report["baselines"]["all particle"]["f1"]["value"]
+    assert everything == pytest.approx(2 * truth.mean() / (1 + truth.mean()))
+    # Also images of learnt structures at the dose that it was not given are left out.
+    counts = report["images"]
+    assert (counts["count"], counts["structures"]) == (16, 4)
+    assert (counts["learnt_from"], counts["left_out"]) == (16, 16)
+    assert sum(point["images"] for point in report["curves"]["dose"]["points"]) == 16
+    with (tmp_path / "judged/images.csv").open(newline="") as stream:
+        assert [int(line["row"]) for line in csv.DictReader(stream)] == rows.tolist()
+    told = "bright has learnt from the structures of 16 more: these are left out, --all judges"
+    assert told in format_evaluation(report, tmp_path)
+    assert told in " ".join(read_page(tmp_path / "judged/evaluation.html").words)
+
+
+def test_all_judges_also_what_was_learnt_from_and_says_so(
+    trained: Path, small_database: Path, tmp_path: Path
+) -> None:
+    report = run(trained, small_database, tmp_path / "judged", learnt=True)
+    assert report["images"]["count"] == 32
+    assert (report["images"]["learnt_from"], report["images"]["left_out"]) == (16, 0)
+    assert "learnt from the structures of 16 of these" in format_evaluation(report, tmp_path)
+
+
+def test_structures_are_known_in_another_database(
+    trained: Path, small: Path, tmp_path: Path
+) -> None:
+    """The same atoms, simulated in another campaign with other sizes, foci and phonons."""
+    plan = prepare_evaluation(ask(trained, small, tmp_path / "judged"))
+    assert [source.row for source in plan.sources] == choose_rows([1, 4, 5]).tolist()
+    assert plan.familiar == 12 and len(np.unique(plan.groups)) == 3
+
+
+def test_a_database_that_was_wholly_learnt_from_is_judged_only_when_asked_for(
+    trained: Path, small_database: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "judged"
+    with pytest.raises(ConfigError, match=r"learnt from the structures of all 4 images .* --all"):
+        run(trained, small_database, folder, where="row < 4")
+    assert not folder.exists()
+    report = run(trained, small_database, folder, where="row < 4", learnt=True)
+    assert report["images"]["count"] == 4
+
+
+def test_a_model_that_does_not_say_what_it_learnt_from_is_told_of(
+    models: dict[str, Path], trained: Path, small_database: Path, small_scans: Path, tmp_path: Path
+) -> None:
+    report = run(models["segmentation"], small_database, tmp_path / "old", where="row < 4")
+    assert report["images"]["learnt_from"] is None and report["images"]["left_out"] == 0
+    assert "does not say which images it has learnt from" in format_evaluation(report, tmp_path)
+    report = run(trained, small_database, tmp_path / "new", where="row // 4 = 1")
+    assert report["images"]["learnt_from"] == 0
+    assert "the structures of none of these" in format_evaluation(report, tmp_path)

@@ -19,16 +19,27 @@ from drawn_images import Drawn, make_images
 
 from hpctem.collection.collection import open_collection
 from hpctem.errors import ConfigError, DatabaseError
-from hpctem.learning.data.feed import feed, feed_validation, tell_failure, widen
+from hpctem.learning.data.feed import (
+    count_readers,
+    feed,
+    feed_validation,
+    reading,
+    tell_failure,
+    widen,
+)
+from hpctem.learning.data.order import order, steps_per_epoch
 from hpctem.learning.data.patches import Patches, read_experiment
 from hpctem.learning.data.preparation import Prepare
-from hpctem.learning.data.samples import Samples, order, steps_per_epoch
+from hpctem.learning.data.samples import Samples
 from hpctem.learning.data.targets import Classes
+from hpctem.parallel import Communicator
 from hpctem.sections.training import Augmentation, Experiment
 
 EVERYTHING = Augmentation(scaling=0.2, brightness=0.1, contrast=0.2, noise=0.05)
 NOTHING = Augmentation(rotations=False, flips=False)
 DRAWN = Drawn(shape=(24, 28), structures=10, each=4)
+# Of one range for all, so that pixels still say which image they are of.
+GROUP = Prepare(False, "group", 0.0, 2.0**16)
 PARTICLES = Classes(("particle",), (("instances",),))
 Batch = tuple[np.ndarray, ...]
 
@@ -42,14 +53,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def squares(path: Path) -> Iterator[Samples]:
     """80 samples of 16 x 16 px: two squares of each of 40 images."""
     with open_collection(path) as images:
-        yield Samples(images, PARTICLES, Prepare(False, "image"), 16, 2, 9)
+        yield Samples(images, PARTICLES, GROUP, 16, 2, 9)
 
 
 @pytest.fixture(scope="module")
 def wholes(path: Path) -> Iterator[Samples]:
     """40 whole images as they are: the first pixel says which."""
     with open_collection(path) as images:
-        yield Samples(images, PARTICLES, Prepare(False, "group", 0.0, 2.0**16), None, 1, 9)
+        yield Samples(images, PARTICLES, GROUP, None, 1, 9)
 
 
 def run(samples: Samples | Patches, section: Augmentation = EVERYTHING, **options) -> list[Batch]:
@@ -86,6 +97,29 @@ def test_an_epoch_is_taken_up_at_any_step(squares: Samples) -> None:
     whole = run(squares)
     for first in (1, 4, 6):
         assert same(whole[first:], run(squares, first_step=first))
+
+
+def test_epochs_follow_each_other_in_one_pipeline(squares: Samples, wholes: Samples) -> None:
+    """The same batches as of pipelines of their own, at any number of readers."""
+    apart = [batch for epoch in (3, 4, 5) for batch in run(squares, epoch=epoch)]
+    assert same(apart[2:], run(squares, epochs=3, first_step=2, readers=7))
+    assert same(apart, run(squares, epochs=3, prefetch=0))
+    plain = run(wholes, NOTHING, batch=20, steps=2, epochs=2, shuffle=False)
+    assert image_numbers(plain) == [*range(40), *range(40)]
+
+
+def test_readers_are_as_many_as_a_rank_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four ranks that may all use the same cores have a quarter of them each."""
+
+    class Node(Communicator):
+        def allgather(self, value: object) -> list[object]:
+            return [value] * 4
+
+    found = []
+    for cores in (1, 2, 12, 32, 256):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
+        found.append((count_readers(Communicator()), count_readers(Node())))
+    assert found == [(4, 4), (4, 4), (12, 4), (16, 8), (16, 16)]
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -138,8 +172,7 @@ def test_more_steps_than_samples_begin_again(wholes: Samples) -> None:
 def test_images_and_classes_are_of_one_place(path: Path) -> None:
     """Through order, squares and symmetries: pixels say where they are and what they are."""
     with open_collection(path) as images:
-        how = Prepare(False, "group", 0.0, 2.0**16)
-        samples = Samples(images, PARTICLES, how, 16, 2, 9)
+        samples = Samples(images, PARTICLES, GROUP, 16, 2, 9)
         batches = run(samples, Augmentation(), batch=8, steps=10)
     for seen, truth in batches:
         numbers = np.round((seen[..., 0].astype(float) + 1) * 2**15)
@@ -154,8 +187,7 @@ def test_squares_shown_smaller_show_what_lies_around_them(path: Path) -> None:
     assert widen((16, 16), (17, 28), 0.2) == (16, 20)
     assert widen((16, 16), (16, 16), 0.9) == (16, 16)
     with open_collection(path) as images:
-        how = Prepare(False, "group", 0.0, 2.0**16)
-        samples = Samples(images, None, how, 16, 1, 9)
+        samples = Samples(images, None, GROUP, 16, 1, 9)
         section = Augmentation(rotations=False, flips=False, scaling=0.2)
         for (seen,) in run(samples, section, batch=8, steps=3):
             steps = np.diff(seen[..., 0], axis=2)
@@ -216,7 +248,7 @@ from pathlib import Path
 sys.path += [sys.argv[1], sys.argv[2]]
 import test_feed as t
 with t.open_collection(Path(sys.argv[3])) as images:
-    samples = t.Samples(images, t.PARTICLES, t.Prepare(False, "image"), 16, 2, 9)
+    samples = t.Samples(images, t.PARTICLES, t.GROUP, 16, 2, 9)
     print("digest", t.digest(t.run(samples, prefetch=int(sys.argv[4]))))
 """
 
@@ -248,13 +280,13 @@ def test_reading_that_fails_is_told(tmp_path: Path) -> None:
         next(batches)
         with path.open("r+b") as file:
             file.truncate(4096)
-        with pytest.raises(tf.errors.OpError) as caught:
+        with pytest.raises(DatabaseError, match=r"cut\.hdf5 ends before byte") as caught, reading():
             for _ in range(99):
                 next(batches)
-        failure = tell_failure(caught.value)
-        assert isinstance(failure, DatabaseError)
-        assert "cut.hdf5 ends before byte" in str(failure) and "\n" not in str(failure)
+        assert "\n" not in str(caught.value)
     assert tell_failure(ValueError("something else")) is None
+    with pytest.raises(tf.errors.InvalidArgumentError), reading():
+        tf.linalg.inv(tf.zeros((2, 2)))  # an error of TensorFlow's own stays what it is
 
 
 def test_images_that_are_not_square_cannot_be_turned(wholes: Samples) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+
+from drawn_images import Drawn, make_images
+
+import hpctem
 from hpctem.errors import ConfigError
 from hpctem.learning.data.preparation import Prepare
 from hpctem.learning.networks.build import build_network
@@ -35,6 +43,7 @@ generator: {width: 2, levels: 3}
 schedule: {epochs: 3, batch: 4}
 """
 ROWS = {"training rows": "ab" * 16}
+LEARNT = {"training": [7, 0, 1, 2, 6], "validation": [4, 12]}  # structures 0, 2; 1, 4
 
 
 def write_file(folder: Path, text: str, kind: str) -> TrainingFile:
@@ -58,9 +67,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, keras.Model]:
     file = write_file(folder, SEGMENTATION, "segmentation")
     network = make_network(file, 1)
     prepare = Prepare(True, "group", low=3.5, high=17.25)
+    make_images(folder / "drawn.hdf5", Drawn(structures=6, each=3))
+    everything = hpctem.open(folder / "drawn.hdf5")
+    images = {name: everything.take(rows) for name, rows in LEARNT.items()}
     kept = Kept(
-        {NETWORK: network}, {"image": prepare}, ("metal", "edge"), (0.2, 0.25), (32, 48), {"a": 1}
-    )
+        {NETWORK: network}, {"image": prepare}, ("metal", "edge"), (0.2, 0.25), (32, 48), {"a": 1},
+        images,
+    )  # fmt: skip
     save_model(folder / "gold", file, kept, ROWS, {"val_f1": 0.93}, {"ranks": 2})
     return folder / "gold", network
 
@@ -83,6 +96,41 @@ def test_a_model_comes_back_with_its_weights(saved: tuple[Path, keras.Model]) ->
         assert mine.numpy().tobytes() == theirs.numpy().tobytes()
     images = np.random.default_rng(0).normal(size=(1, 32, 48, 1)).astype(np.float32)
     assert np.array_equal(network(images, training=False), opened(images, training=False))
+
+
+def test_a_model_says_which_images_it_has_learnt_from(
+    saved: tuple[Path, keras.Model], tmp_path: Path
+) -> None:
+    folder, _ = saved
+    said = json.loads((folder / "learnt.json").read_text())
+    runs = {"training": "0-2,6-7", "validation": "4,12"}
+    for part, rows in LEARNT.items():
+        [database] = said[part]["databases"]
+        with h5py.File(folder.parent / "drawn.hdf5") as file:
+            stored = file["/entry/digests/images"][sorted(rows)]
+            atoms = file["/entry/structures/atoms_digest"][sorted({row // 3 for row in rows})]
+        digest = hashlib.blake2b(stored.tobytes(), digest_size=16).hexdigest()
+        assert (database["images"], database["digest"]) == (runs[part], digest)
+        assert (database["path"], database["rows"]) == ("../drawn.hdf5", len(rows))
+        assert said[part]["images"] == len(rows)
+        assert sorted(said[part]["structures"]) == sorted(name.tobytes().hex() for name in atoms)
+    # Other images of its structures too, wherever they are; and of no other structure.
+    learnt = open_model(folder).learnt
+    assert learnt is not None
+    make_images(tmp_path / "more.hdf5", Drawn(shape=(32, 32), structures=8, each=2, first=9))
+    found = learnt.find(hpctem.open(tmp_path / "more.hdf5"))
+    assert np.flatnonzero(found).tolist() == [0, 1, 4, 5]
+    make_images(tmp_path / "other.hdf5", Drawn(seed=2))
+    both = hpctem.open([tmp_path / "other.hdf5", folder.parent / "drawn.hdf5"])
+    assert np.flatnonzero(learnt.find(both)).tolist() == [18 + k for k in (0, 1, 2, 6, 7, 8)]
+
+
+def test_an_older_model_does_not_say_what_it_has_learnt_from(copy: Path) -> None:
+    facts = json.loads((copy / "model.json").read_text())
+    del facts["learnt"]
+    (copy / "model.json").write_text(json.dumps(facts))
+    (copy / "learnt.json").unlink()
+    assert open_model(copy).learnt is None
 
 
 def test_the_card_tells_people_what_the_model_is(saved: tuple[Path, keras.Model]) -> None:
@@ -131,6 +179,15 @@ def change_weights(folder: Path) -> None:
     (folder / "weights.npz").write_bytes(raw)
 
 
+def remove_learnt(folder: Path) -> None:
+    (folder / "learnt.json").unlink()
+
+
+def change_learnt(folder: Path) -> None:
+    text = (folder / "learnt.json").read_text()
+    (folder / "learnt.json").write_text(text.replace('"0-2,6-7"', '"0-2,7"'))
+
+
 def cut_facts(folder: Path) -> None:
     text = (folder / "model.json").read_text()
     (folder / "model.json").write_text(text[: len(text) // 2])
@@ -169,6 +226,8 @@ def remove_facts(folder: Path) -> None:
         (remove_weights, r"incomplete: weights\.npz is missing"),
         (remove_training, r"incomplete: training\.yaml is missing"),
         (change_weights, r"weights\.npz is damaged, or of another training"),
+        (remove_learnt, r"incomplete: learnt\.json is missing"),
+        (change_learnt, r"learnt\.json is damaged, or of another training"),
         (cut_facts, r"model\.json is damaged"),
         (lose_a_fact, r"model\.json is damaged \('classes'\)"),
         (change_format, "has the format 'hpctem-model-9', not 'hpctem-model-1'"),

@@ -125,6 +125,15 @@ def test_recorded_images_are_named_by_a_pattern(tmp_path: Path) -> None:
     assert low == pytest.approx(means.mean() - 3.5 * means.std(), rel=1e-6)
     scaled = np.clip(2 * (means - low) / (high - low) - 1, -1, 1)
     assert np.allclose(np.stack(recorded.images), scaled, atol=1e-5)
+    training = file.folder / "train_public_cyclegan_wse2.yaml"
+    run("train", "cyclegan", training, "-o", tmp_path / "gan")
+    # These have no labels; any database whose images hold a square can be translated.
+    run(
+        *("translate", tmp_path / "gan", tmp_path / "wse2_pristine.hdf5"),
+        *("-o", tmp_path / "realistic.hdf5"),
+    )
+    tiles = hpctem.open(tmp_path / "realistic.hdf5")
+    assert tiles.images.shape == (4 * 9, 32, 32) and np.isfinite(tiles.images[:]).all()
     none = Experiment(images=("../day_b/*.tif",))
     with pytest.raises(ConfigError, match=r"experiment.images: no file is called .*day_b/\*.tif"):
         read_experiment(none, file.locate, 32)

@@ -19,16 +19,12 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from drawn_images import Drawn, make_images
 
 from hpctem.collection.collection import open_collection
+from hpctem.database.rows import OpenFile
 from hpctem.errors import ConfigError, DatabaseError
-from hpctem.learning.data.preparation import Prepare
-from hpctem.learning.data.samples import (
-    Samples,
-    find_window,
-    number_positions,
-    open_sources,
-    order,
-    steps_per_epoch,
-)
+from hpctem.learning.data.order import number_positions, order, steps_per_epoch
+from hpctem.learning.data.preparation import Prepare, prepare, prepare_row
+from hpctem.learning.data.samples import Samples, open_sources
+from hpctem.learning.data.windows import find_window
 
 DRAWN = Drawn(shape=(20, 24), structures=12, each=4)
 Write = Callable[..., Any]
@@ -269,6 +265,51 @@ def test_an_image_is_read_once_for_all_its_squares(
     monkeypatch.setattr(samples, "filter_row", lambda c, p, how: asked.append(p) or read(c, p, how))
     learnt.cut(np.array([1, 8, 3, 0, 9]), np.zeros((5, 2), np.uint64), (8, 8))
     assert asked == [0, 2]
+
+
+@pytest.mark.parametrize("scale", ["image", "group"])
+@pytest.mark.parametrize("name", ["one", "median"])
+def test_squares_are_read_by_their_windows_alone(
+    training: Callable, monkeypatch: pytest.MonkeyPatch, name: str, scale: str
+) -> None:
+    """They are those of the whole prepared images, in corners, within, also two of an image."""
+    learnt, _ = training(name, patch=8, patches_per_image=2, preparation={"scale": scale})
+    reach = 2**64 - 2**64 % (13 * 17) - 1  # the last place along both axes
+    bits = np.array([[0, 0], [reach, reach], [6, 9], [5, 3], [7, 100]], np.uint64)
+    numbers = np.array([0, 1, 4, 9, 20])
+    read, asked = OpenFile.read, []
+
+    def note(self: OpenFile, values: np.ndarray, place: int) -> None:
+        asked.append(values.nbytes)
+        read(self, values, place)
+
+    monkeypatch.setattr(OpenFile, "read", note)
+    for turn in (1, 2):
+        asked.clear()
+        images, classes = learnt.cut(numbers, bits, (8, 8))
+        # Of the image with squares in opposite corners all 20 lines, of the others 8, and for a
+        # median one more on each side; labels as many, of one byte a pixel.
+        lines = np.array([20, 8, 8, 8])
+        more = 2 * np.array([0, 1, 1, 1]) if learnt.prepare.median else 0
+        if scale == "group" or turn == 2:
+            assert sum(asked) == 24 * (2 * (lines + more) + lines).sum()
+        for k, (number, image) in enumerate(zip(numbers // 2, images, strict=True)):
+            window = find_window((20, 24), (8, 8), bits[k])
+            whole = prepare_row(learnt.collection, int(number), learnt.prepare)
+            assert np.array_equal(image, whole[window])
+            truth = learnt.classes.read(learnt.collection, [int(number)])[0]
+            assert np.array_equal(classes[k], truth[window])
+
+
+def test_an_image_that_holds_no_number_is_not_taken_for_an_empty_one() -> None:
+    """So that it ends a training instead of being learnt from as background."""
+    image = np.arange(12.0).reshape(3, 4)
+    for lost in (np.nan, np.inf):
+        image[1, 2] = lost
+        assert not np.isfinite(prepare(image, Prepare(False, "image"))).all()
+    image[1, 2] = np.nan
+    assert np.isnan(prepare(image, Prepare(False, "group", 0.0, 11.0))).sum() == 1
+    assert (prepare(np.full((3, 4), 7), Prepare(False, "image")) == 0).all()
 
 
 def test_windows_reach_every_place_equally() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,67 +14,41 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpctem.errors import HpctemError
+from hpctem.collection.collection import open_collection
+from hpctem.errors import DatabaseError, HpctemError, MachineError
+from hpctem.learning.data.feed import feed_validation
+from hpctem.learning.data.preparation import Prepare
+from hpctem.learning.data.samples import Samples
 from hpctem.learning.ranks.transport import Transport, open_transport
-from hpctem.learning.training.checkpoints import Place, list_checkpoints, load_best, load_checkpoint
-from hpctem.learning.training.history import OF_THE_MACHINE, StepLog, read_history, write_history
+from hpctem.learning.training.checkpoints import (
+    Place,
+    list_checkpoints,
+    load_best,
+    load_checkpoint,
+    read_archive,
+    save_checkpoint,
+)
+from hpctem.learning.training.history import StepLog, read_history, write_history
 from hpctem.learning.training.loop import Loop, Outcome, Plan, fit
 from hpctem.learning.training.progress import Moment, describe_moment
 from hpctem.parallel import Communicator
 
-EPOCHS, STEPS, BATCH = 3, 5, 4
-TARGET = np.array([1.0, -2.0, 0.5], np.float32)
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit")]
 
-
-class Fit:
-    """Least squares by gradient descent with momentum: w of x.w = y."""
-
-    better: str | None = "val_loss"
-
-    def __init__(self, transport: Transport, held_out: list[float] | None = None) -> None:
-        self.transport = transport
-        self.weights = tf.Variable(tf.zeros(3), name="weights")
-        self.momentum = tf.Variable(tf.zeros(3), name="momentum")
-        self.rate = 0.0
-        self.rates: list[float] = []
-        self.held_out = held_out
-        self.drawn: list[Path] = []
-        self.validated = 0
-
-    def variables(self) -> Mapping[str, Any]:
-        return {"weights": self.weights, "momentum": self.momentum}
-
-    def set_rate(self, rate: float) -> None:
-        self.rate = rate
-        self.rates.append(rate)
-
-    def train_step(self, batch: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((tf.linalg.matvec(batch[0], self.weights) - batch[1]) ** 2)
-        gradient = self.transport.average([tape.gradient(loss, self.weights)])[0]
-        self.momentum.assign(0.5 * self.momentum + gradient)
-        self.weights.assign_sub(self.rate * self.momentum)
-        return {"loss": loss, "first": self.weights[0]}
-
-    def validate(self) -> dict[str, float]:
-        self.validated += 1
-        if self.held_out is not None:
-            return {"loss": self.held_out[self.validated - 1]}
-        return {"loss": float(tf.reduce_sum((self.weights - TARGET) ** 2))}
-
-    def draw(self, path: Path) -> None:
-        self.drawn.append(path)
-
-
-def make_batch(epoch: int, step: int, rank: int = 0, size: int = 1) -> tuple[tf.Tensor, tf.Tensor]:
-    """Batches of a rank that together are the same at any number of ranks."""
-    x = np.random.default_rng([epoch, step]).normal(size=(BATCH * size, 3)).astype(np.float32)
-    mine = x[rank::size]
-    return tf.constant(mine), tf.constant(mine @ TARGET)
-
-
-def feed_of(epoch: int, first_step: int) -> Iterator[Any]:
-    return (make_batch(epoch, step) for step in range(first_step, STEPS))
+import ranks_fit
+from drawn_images import Drawn, make_images
+from ranks_fit import (
+    BATCH,
+    EPOCHS,
+    STEPS,
+    TARGET,
+    Fit,
+    far,
+    feed_of,
+    make_batch,
+    of_the_network,
+    stop_after,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +71,6 @@ def train(alone: Transport, tmp_path: Path) -> Callable[..., tuple[Outcome, Fit]
         return fit(loop), task
 
     return run
-
-
-def stop_after(steps: int) -> Callable[[], bool]:
-    """A request that comes during step number `steps` of a job."""
-    asked = iter(range(1, 10**6))
-    return lambda: next(asked) >= steps
-
-
-def of_the_network(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in history]
 
 
 def test_history_is_what_plain_gradient_descent_gives(
@@ -219,11 +185,99 @@ def test_a_lost_loss_ends_the_training_with_its_batch(
     assert steps[-1].startswith("2,2,nan")
 
 
+def test_weights_that_overflow_end_the_training_with_the_batch_that_did_it(
+    train: Callable[..., tuple[Outcome, Fit]], tmp_path: Path
+) -> None:
+    """A rate of 3e38 takes them out of float32 in a step whose own loss is a number."""
+    folder = tmp_path / "model"
+    with pytest.raises(HpctemError, match=r"weights are not finite .* epoch 2, step 2, whose"):
+        train(plan=far(STEPS + 1, 3e38), checkpoint_seconds=0.0)
+    with np.load(folder / "nan-epoch-2-step-2" / "rank-0.npz") as saved:
+        x, y = make_batch(1, 1)
+        assert np.array_equal(saved["batch_0"], x) and np.array_equal(saved["batch_1"], y)
+    for path in list_checkpoints(folder):
+        assert all(np.isfinite(values).all() for values in read_archive(path)[1].values())
+    assert (folder / "steps.csv").read_text().splitlines()[-1].startswith("2,2,")
+    # With a better rate it goes on where the numbers were sound.
+    outcome, task = train(plan=far(-1, 0.0))
+    assert outcome.complete and len(task.rates) == EPOCHS * STEPS - (STEPS + 1)
+    assert np.isfinite(task.weights.numpy()).all()
+
+
+def test_a_validation_that_overflows_ends_the_training_and_is_not_kept(
+    train: Callable[..., tuple[Outcome, Fit]], tmp_path: Path
+) -> None:
+    """After the last step of the second epoch the weights are near 1e25, and their squares inf."""
+    with pytest.raises(HpctemError, match="val_loss is not a finite number after epoch 2"):
+        train(plan=far(2 * STEPS - 1, 1e25))
+    found = load_checkpoint(tmp_path / "model")
+    assert found is not None and (found[0].epoch, found[0].step) == (1, 0)
+    assert len(read_history(tmp_path / "model")) == 1
+
+
+def test_a_held_out_row_that_cannot_be_read_ends_in_one_sentence(
+    train: Callable[..., tuple[Outcome, Fit]], alone: Transport, tmp_path: Path
+) -> None:
+    """The file of a real database is cut before the epoch is validated with it."""
+    path = make_images(tmp_path / "cut.hdf5", Drawn(shape=(16, 16)))
+    samples = Samples(open_collection(path), None, Prepare(False, "image"), None, 1, 9)
+
+    class Reading(Fit):
+        def validate(self) -> dict[str, float]:
+            means = [float(tf.reduce_mean(images)) for images in feed_validation(samples, 4)]
+            return {"loss": float(np.mean(means))}
+
+    def cut(moment: Moment) -> None:
+        if (moment.epoch, moment.step) == (2, STEPS):
+            with path.open("r+b") as stream:
+                stream.truncate(4096)
+
+    with pytest.raises(DatabaseError, match=r"^\S*cut\.hdf5 ends before byte \d+: truncated$"):
+        train(task=Reading(alone), display=cut)
+    assert len(read_history(tmp_path / "model")) == 1
+
+
+def test_a_checkpoint_that_holds_no_numbers_is_passed_over(
+    train: Callable[..., tuple[Outcome, Fit]], tmp_path: Path
+) -> None:
+    """As an earlier version may have left one behind."""
+    whole, task = train("whole")
+    train("lost", stop=stop_after(STEPS + 2))
+    lost = {"weights": np.full(3, np.nan, np.float32), "momentum": np.zeros(3, np.float32)}
+    path = save_checkpoint(tmp_path / "lost", Place(1, 3, STEPS, sums={"loss": 1.0}), lost)
+    told: list[str] = []
+    rest, resumed = train("lost", note=told.append)
+    assert (
+        len(told) == 1 and path.name in told[0] and "weights holds values that are not" in told[0]
+    )
+    assert of_the_network(rest.history) == of_the_network(whole.history)
+    assert resumed.weights.numpy().tobytes() == task.weights.numpy().tobytes()
+    for number in range(3):
+        save_checkpoint(tmp_path / "all", Place(number), lost)
+    with pytest.raises(MachineError, match=r"no checkpoint in .*/all/checkpoints can be read and"):
+        train("all")
+
+
+def test_one_pipeline_feeds_all_epochs_and_its_making_counts_as_waiting(
+    train: Callable[..., tuple[Outcome, Fit]],
+) -> None:
+    made: list[tuple[int, int]] = []
+
+    def slow(epoch: int, first_step: int) -> Iterator[Any]:
+        made.append((epoch, first_step))
+        time.sleep(0.3)
+        return feed_of(epoch, first_step)
+
+    outcome, _ = train(feed_of=slow)
+    assert made == [(0, 0)]
+    first, *others = outcome.history
+    assert first["seconds"] * first["waiting"] >= 0.3
+    assert all(row["seconds"] * row["waiting"] < 0.3 for row in others)
+
+
 def test_another_number_of_ranks_goes_on_and_says_so(
     train: Callable[..., tuple[Outcome, Fit]], tmp_path: Path
 ) -> None:
-    from hpctem.learning.training.checkpoints import save_checkpoint
-
     variables = {"weights": tf.zeros(3), "momentum": tf.zeros(3)}
     (tmp_path / "model").mkdir()
     # 6 of 10 steps of a rank alone are 3 of the 5 steps that an epoch has here.
@@ -296,83 +350,84 @@ def test_a_torn_line_of_steps_is_done_again(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["epoch,step,loss", f"1,1,{1 / 3}", f"1,2,{2 / 3}"]
 
 
-RANKS = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_training as t
-from hpctem.errors import MachineError
-from hpctem.learning.training.loop import Loop, Plan, fit
-from hpctem.learning.ranks.transport import open_transport
-from hpctem.parallel import world
-
-c = world()
-carrier = open_transport(c, "mpi4py")
-feed = lambda e, f: (t.make_batch(e, s, c.rank, c.size) for s in range(f, t.STEPS))
-plan = Plan(t.EPOCHS, t.STEPS, t.BATCH, lambda epoch: 0.1)
-
-
-def run(name, task=None, stop=lambda: False):
-    folder = Path(name)
-    c.on_root(lambda: folder.mkdir(exist_ok=True))
-    task = task or t.Fit(carrier)
-    return fit(Loop(task, feed, plan, folder, c, carrier, stop=stop)), task
+def test_steps_are_not_lost_where_the_disk_is_full_at_a_resume(tmp_path: Path) -> None:
+    """The limit on the size of files is a real one: what is written aside does not fit."""
+    log = StepLog(tmp_path, 0, 0)
+    for step in range(1, 40):
+        log.add({"epoch": 1, "step": step, "loss": 1 / step})
+    log.close()
+    before = (tmp_path / "steps.csv").read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"writing .*steps\.csv failed: File too large"):
+            StepLog(tmp_path, 0, 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "steps.csv").read_text() == before
+    StepLog(tmp_path, 0, 30).close()
+    assert (tmp_path / "steps.csv").read_text().splitlines() == before.splitlines()[:31]
 
 
-told = {{}}
-outcome, task = run("whole")
-told["weights"] = c.gather(task.weights.numpy().tolist())
-told["losses"] = [row["loss"] for row in outcome.history]
-# The last rank alone is asked to stop, in its seventh step.
-part, _ = run("parts", stop=t.stop_after(7) if c.rank else lambda: False)
-told["stopped"] = c.gather((part.complete, part.place.epoch, part.place.step))
-rest, resumed = run("parts")
-told["resumed"] = c.gather(resumed.weights.numpy().tolist())
-told["same"] = t.of_the_network(rest.history) == t.of_the_network(outcome.history)
+@pytest.fixture(scope="module")
+def answers(run_mpi: Callable[..., Any], make_once: Callable[..., Path]) -> dict:
+    """What `ranks_fit.py` tells on two ranks, by transport, and on this process alone."""
+
+    def fill(folder: Path) -> None:
+        done = run_mpi(2, sys.executable, ranks_fit.__file__, cwd=folder, timeout=240)
+        assert done.returncode == 0, done.stderr
+        alone = ranks_fit.try_all(open_transport(Communicator(), "single"), folder / "single")
+        (folder / "single.json").write_text(json.dumps({"single": alone}))
+
+    folder = make_once("ranks_fit", fill)
+    texts = [(folder / name).read_text() for name in ("told.json", "single.json")]
+    return json.loads(texts[0]) | json.loads(texts[1])
 
 
-class Astray(t.Fit):
-    def train_step(self, batch):
-        found = super().train_step(batch)
-        if self.transport.rank == 1:
-            self.momentum.assign_add([0.0, 1e-7, 0.0])
-        return found
+@pytest.fixture(params=["horovod", "mpi4py", "single"])
+def told(request: pytest.FixtureRequest, answers: dict) -> dict:
+    """What ranks tell that train by one transport."""
+    if request.param not in answers:
+        pytest.skip("Horovod is not installed: jobs/install_horovod")
+    return answers[request.param]
 
 
-try:
-    run("astray", Astray(carrier))
-except MachineError as error:
-    told["astray"] = str(error)
-if c.rank == 0:
-    Path("told.json").write_text(json.dumps(told))
-"""
-
-
-def test_two_ranks_stop_together_and_are_found_out_when_they_differ(
-    run_mpi: Callable[..., Any], tmp_path: Path
-) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS.format(tests=str(Path(__file__).parent)))
-    done = run_mpi(2, sys.executable, script, cwd=tmp_path, timeout=240)
-    assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["weights"][0] == told["weights"][1]
-    assert told["stopped"] == [[False, 1, 2]] * 2
-    assert told["resumed"] == told["weights"] and told["same"]
-    assert "momentum" in told["astray"]
-    # The double batch on one rank, in float64.
+def test_ranks_learn_what_one_learns_from_the_batch_of_all(told: dict) -> None:
+    """In float64 by NumPy; weights are equal on all ranks, to the bit."""
+    size = len(told["weights"])
     w, m = np.zeros(3), np.zeros(3)
     means = []
     for epoch in range(EPOCHS):
         found = []
         for step in range(STEPS):
             parts = [
-                [p.numpy().astype(float) for p in make_batch(epoch, step, r, 2)] for r in (0, 1)
+                [p.numpy().astype(float) for p in make_batch(epoch, step, r, size)]
+                for r in range(size)
             ]
-            x, y = (np.concatenate(both).astype(float) for both in zip(*parts, strict=True))
+            x, y = (np.concatenate(both) for both in zip(*parts, strict=True))
             found.append(np.mean((x @ w - y) ** 2))
             m = 0.5 * m + 2 * x.T @ (x @ w - y) / len(y)
             w = w - 0.1 * m
         means.append(np.mean(found))
     assert np.allclose(told["losses"], means, rtol=1e-4, atol=1e-9)
     assert np.allclose(told["weights"][0], w, rtol=1e-5)
+    assert all(weights == told["weights"][0] for weights in told["weights"])
+
+
+def test_ranks_stop_together_and_go_on_as_if_never_left(told: dict) -> None:
+    """The last rank alone is asked, in its seventh step."""
+    assert told["stopped"] == [[False, 1, 2]] * len(told["weights"])
+    assert told["resumed"] == told["weights"] and told["same"]
+
+
+def test_ranks_that_differ_are_found_out_after_the_epoch(told: dict) -> None:
+    assert "momentum" in told["astray"] or len(told["weights"]) == 1
+
+
+def test_ranks_end_together_where_weights_overflow(told: dict) -> None:
+    """Each saves its own batch, and no checkpoint holds what is no number."""
+    size = len(told["weights"])
+    assert ["after epoch 2, step 2" in text for text in told["overflow"]] == [True] * size
+    for rank, saved in enumerate(told["saved"]):
+        assert np.array_equal(saved, make_batch(1, 1, rank, size)[0])
+    assert told["kept"] == [1, 1]

@@ -33,11 +33,13 @@ from hpctem.learning.cyclegan.patches import (
     require_one_scale,
 )
 from hpctem.learning.cyclegan.picture import draw_cycle
-from hpctem.learning.data.feed import feed
+from hpctem.learning.data.feed import count_readers, feed
+from hpctem.learning.data.order import steps_per_epoch
 from hpctem.learning.data.patches import read_experiment
-from hpctem.learning.data.samples import open_sources, steps_per_epoch
+from hpctem.learning.data.samples import open_sources
 from hpctem.learning.ranks.transport import Transport
 from hpctem.learning.training.adam import name_state, seed_dropout, set_learning_rate
+from hpctem.learning.training.learnt import take_parts
 from hpctem.learning.training.lesson import Kept, Lesson
 from hpctem.learning.training.loop import Plan
 from hpctem.learning.training.losses import (
@@ -246,7 +248,7 @@ def open_cyclegan(file: TrainingFile, communicator: Communicator, transport: Tra
     seed, patch = config.training.seed, config.simulation.patch
     experiment = read_experiment(config.experiment, file.locate, patch, seed)
     require_one_scale(training, experiment)
-    schedule, size = config.schedule, transport.size
+    schedule, size, readers = config.schedule, transport.size, count_readers(communicator)
     batch = schedule.batch
     steps = schedule.steps_per_epoch or steps_per_epoch(training, batch, size)
     noise = measure_noise(config)
@@ -277,6 +279,8 @@ def open_cyclegan(file: TrainingFile, communicator: Communicator, transport: Tra
                 batch=batch,
                 rank=transport.rank,
                 size=size,
+                epochs=schedule.epochs - epoch,
+                readers=readers,
             )
             for domain, samples in (("simulation", training), ("experiment", experiment))
         ]
@@ -302,6 +306,7 @@ def open_cyclegan(file: TrainingFile, communicator: Communicator, transport: Tra
                 "noise": noise,
                 "spectra": {domain: asdict(scale) for domain, scale in scales.items()},
             },
+            images=take_parts(training, validation),
         ),
         counts={
             "simulated samples": len(training),

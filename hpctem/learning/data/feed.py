@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,12 +16,17 @@ import tensorflow as tf
 
 from hpctem.errors import DatabaseError, HpctemError, MachineError
 from hpctem.learning.data.augmentation import MOST_SCALING, augment, check_possible
-from hpctem.learning.data.samples import Feedable, number_positions
+from hpctem.learning.data.order import number_positions
+from hpctem.learning.data.samples import Feedable
+from hpctem.parallel import Communicator
 from hpctem.sections.training import Augmentation
 from hpctem.subsets.draws import random_bits
 
-# Batches that are kept ready, and threads that read them: reading is short, so few are enough.
-READY, READERS = 4, 4
+# Batches that are kept ready.
+READY = 4
+# Threads that read and vary them: as many as a rank has cores. Four also on fewer, because some of
+# them wait for the disk; no more than sixteen, each of which holds a batch.
+FEWEST, MOST = 4, 16
 
 
 def feed(
@@ -28,10 +39,12 @@ def feed(
     batch: int,
     rank: int = 0,
     size: int = 1,
+    epochs: int = 1,
     shuffle: bool = True,
     prefetch: int = READY,
+    readers: int = FEWEST,
 ) -> tf.data.Dataset:
-    """The batches of one rank for steps first_step ... steps - 1 of an epoch.
+    """The batches of one rank for steps first_step ... steps - 1 of an epoch, and of later epochs.
 
     Step s of all ranks together takes positions s * batch * size ... of the epoch, this rank the
     `rank`-th `batch` of them. Which sample stands at a position, where its square lies and how it
@@ -40,27 +53,37 @@ def feed(
     sample begin again, in another order.
 
     batch      images of a step on this rank
+    epochs     so many in all, one after the other in one pipeline: the first batches of the next
+               one are read while the last ones of an epoch are learnt from
     prefetch   batches that are kept ready; 0 reads each when it is asked for
+    readers    threads that read and vary; see `count_readers`
     shuffle    without it the order is that of the samples
 
     Yields (images float32 (batch, ny, nx, 1), classes uint8 (batch, ny, nx)), or images alone where
-    the samples have no classes. Reading that fails ends the sequence with an error of TensorFlow;
-    `tell_failure` says which of hpctem it was.
+    the samples have no classes. Reading that fails ends the sequence with an error of TensorFlow,
+    of which `reading` makes that of hpctem.
 
     Raises ConfigError where the samples cannot be varied so, see `augmentation.augment`.
     """
     shape = samples.shape
     check_possible(augmentation, shape)
     window = widen(shape, samples.room, augmentation.scaling)
-    own = np.arange(first_step, steps)[:, np.newaxis] * batch * size + rank * batch
-    positions = own + np.arange(batch)
-    numbers = positions % len(samples)
-    if shuffle:
-        flat = number_positions(positions.reshape(-1), len(samples), samples.seed, epoch)
-        numbers = flat.reshape(positions.shape)
-    stream = f"hpctem/learning/{samples.seed}/{epoch}"
+    positions = np.arange(steps)[:, np.newaxis] * batch * size + rank * batch + np.arange(batch)
+    lock = threading.Lock()
 
-    def read(step: np.int64) -> list[np.ndarray]:
+    @functools.lru_cache(maxsize=2)
+    def number(epoch: int) -> np.ndarray:
+        """The samples of an epoch's steps, of two epochs where one ends and the next begins."""
+        if not shuffle:
+            return positions % len(samples)
+        flat = number_positions(positions.reshape(-1), len(samples), samples.seed, epoch)
+        return flat.reshape(positions.shape)
+
+    def read(taken: np.int64) -> list[np.ndarray]:
+        later, step = divmod(int(taken), steps)
+        with lock:  # one reader works an order out, the others wait for it
+            numbers = number(epoch + later)
+        stream = f"hpctem/learning/{samples.seed}/{epoch + later}"
         return read_batch(samples, numbers[step], positions[step], stream, window)
 
     def vary(seeds: tf.Tensor, *taken: tf.Tensor) -> Any:
@@ -71,16 +94,21 @@ def feed(
         )
 
     types = [tf.int32, tf.float32] + ([] if samples.classes is None else [tf.uint8])
-    dataset = tf.data.Dataset.range(len(positions))
+    dataset = tf.data.Dataset.range(first_step, epochs * steps)
     # Without batches kept ready everything runs when it is asked for, in this order.
-    side_by_side = {"num_parallel_calls": min(READERS, prefetch)} if prefetch else {}
+    side_by_side = {"num_parallel_calls": readers} if prefetch else {}
     dataset = dataset.map(lambda step: tf.numpy_function(read, [step], types), **side_by_side)
     dataset = dataset.map(vary, **side_by_side)
     return _prefetch(dataset, prefetch)
 
 
 def feed_validation(
-    samples: Feedable, batch: int, rank: int = 0, size: int = 1, prefetch: int = READY
+    samples: Feedable,
+    batch: int,
+    rank: int = 0,
+    size: int = 1,
+    prefetch: int = READY,
+    readers: int = FEWEST,
 ) -> tf.data.Dataset:
     """The batches of one rank when each sample is seen once by all ranks together, unvaried.
 
@@ -101,10 +129,21 @@ def feed_validation(
 
     types = [tf.int32, tf.float32] + ([] if samples.classes is None else [tf.uint8])
     dataset = tf.data.Dataset.range(len(blocks))
-    side_by_side = {"num_parallel_calls": min(READERS, prefetch)} if prefetch else {}
+    side_by_side = {"num_parallel_calls": readers} if prefetch else {}
     dataset = dataset.map(lambda step: tf.numpy_function(read, [step], types), **side_by_side)
     dataset = dataset.map(lambda _, *taken: _join(_shape_batch(taken, None, shape)))
     return _prefetch(dataset, prefetch)
+
+
+def count_readers(communicator: Communicator) -> int:
+    """Threads for the feeds of this rank, from 4 to 16: a core each of those that it may use.
+
+    Cores that several ranks of a node may use count for each by its share. Every rank must come.
+    """
+    cores = os.sched_getaffinity(0)
+    mine = socket.gethostname(), tuple(sorted(cores))
+    sharing = communicator.allgather(mine).count(mine)
+    return min(max(len(cores) // sharing, FEWEST), MOST)
 
 
 def widen(shape: tuple[int, int], room: tuple[int, int], scaling: float) -> tuple[int, int]:
@@ -152,6 +191,18 @@ def tell_failure(error: Exception) -> HpctemError | None:
         return None
     kind, _, text = parts[1].partition(": ")
     return (DatabaseError if kind == "DatabaseError" else MachineError)(text)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise what ended a feed as hpctem's own error; other errors of TensorFlow as they are."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        failure = tell_failure(error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def _shape_batch(

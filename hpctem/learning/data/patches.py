@@ -14,8 +14,9 @@ import numpy as np
 
 from hpctem.errors import ConfigError
 from hpctem.learning.data.preparation import Prepare, measure_preparation, prepare
-from hpctem.learning.data.samples import Taken, find_window
+from hpctem.learning.data.samples import Taken
 from hpctem.learning.data.targets import Classes
+from hpctem.learning.data.windows import find_window
 from hpctem.micrographs.read import read_micrograph
 from hpctem.sampling import Streams
 from hpctem.sections.training import Experiment

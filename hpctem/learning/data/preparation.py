@@ -21,6 +21,7 @@ from hpctem.collection.collection import Collection
 from hpctem.database.reader import Database
 from hpctem.detection.filters import MEDIAN_VIEW, filter_median
 from hpctem.errors import ConfigError
+from hpctem.learning.data.windows import Window, extend, read_window, shift
 from hpctem.sections.training import Preparation
 
 T = TypeVar("T")
@@ -104,16 +105,18 @@ def rescale(image: np.ndarray, limits: tuple[float, float], how: Prepare) -> np.
     """Values from low to high linearly to the range of the scale, others cut to it.
 
     image     of any shape and real dtype, the whole image or part of it
-    returns   float32 of the same shape
+    returns   float32 of the same shape; limits that are NaN make all of it NaN, so that an image
+              that holds no number is never taken for an empty one
     """
     low, high = limits
     least, most = SPANS[how.scale]
-    if not high > low:
+    if low == high:
         return np.zeros(image.shape, np.float32)
     # Subtracted first: values far from zero that differ by little keep their digits.
     values = image.astype(np.float32)
-    values -= np.float32(low)
-    values *= np.float32((most - least) / (high - low))
+    with np.errstate(invalid="ignore"):  # of infinite pixels, which become NaN
+        values -= np.float32(low)
+        values *= np.float32((most - least) / (high - low))
     if least:
         values += np.float32(least)
     return np.clip(values, least, most, out=values)
@@ -200,10 +203,21 @@ def filter_row(collection: Collection, place: int, how: Prepare) -> np.ndarray:
 
     A stored median is not filtered again. Raises DatabaseError and MachineError as reading does.
     """
-    image = collection.images[place]
-    if how.median and not is_median(collection.databases[collection.sources[place]]):
-        return filter_recorded(image, how)
-    return image
+    database = collection.databases[collection.sources[place]]
+    ny, nx = database.field(database.image_path).shape
+    return filter_window(collection, place, how, (slice(0, ny), slice(0, nx)))
+
+
+def filter_window(collection: Collection, place: int, how: Prepare, window: Window) -> np.ndarray:
+    """A window of what `filter_row` gives, of which no more is read than it needs."""
+    database = collection.databases[collection.sources[place]]
+    item, row = database.field(database.image_path), int(collection.rows[place])
+    if not how.median or is_median(database):
+        return read_window(database, item, row, window)
+    # A median needs the neighbours; at the edges of the image those that the whole image has.
+    around = extend(window, 1, item.shape)
+    filtered = filter_recorded(read_window(database, item, row, around), how)
+    return filtered[shift(window, around)]
 
 
 def prepare_row(collection: Collection, place: int, how: Prepare) -> np.ndarray:

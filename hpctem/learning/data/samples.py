@@ -1,4 +1,4 @@
-"""Which images of databases a network learns from, as numbered samples, and their order.
+"""Which images of databases a network learns from, as numbered samples.
 
 A sample is an image, or one of several squares of it. Everything random is a pure function of
 (seed, epoch, position in the epoch): which sample stands there, where its square lies, how it is
@@ -24,11 +24,13 @@ from hpctem.learning.data.preparation import (
     Prepare,
     asks_for_median,
     filter_row,
+    filter_window,
     find_limits,
     measure_preparation,
     rescale,
 )
 from hpctem.learning.data.targets import Classes, find_classes
+from hpctem.learning.data.windows import Window, find_window, shift, surround
 from hpctem.learning.training_file import TrainingFile
 from hpctem.sections.training import CycleganConfig, Preparation, Source
 from hpctem.subsets.draws import random_bits
@@ -134,74 +136,46 @@ class Samples:
             raise ConfigError(f"{files}: nothing says how large the pixels of these images are")
         return float(sizes.min()), float(sizes.max())
 
+    @cached_property
+    def _limits(self) -> np.ndarray:
+        """(images, 2) limits of the images that have been read whole; NaN of the others."""
+        return np.full((len(self.collection), 2), np.nan)
+
+    def _look(self, place: int, window: Window) -> tuple[np.ndarray, tuple[float, float]]:
+        """A window of an image, or of its median, and the limits that it is scaled by.
+
+        An image scaled by all of its own pixels is read whole once, later on no more than is seen.
+        """
+        if self.prepare.scale == "group":
+            limits = self.prepare.low, self.prepare.high
+        else:
+            limits = tuple(self._limits[place].tolist())
+        if np.isfinite(limits).all():
+            return filter_window(self.collection, place, self.prepare, window), limits
+        recorded = filter_row(self.collection, place, self.prepare)
+        limits = find_limits(recorded, self.prepare)
+        self._limits[place] = limits
+        return recorded[window], limits
+
     def cut(self, numbers: np.ndarray, bits: np.ndarray, shape: tuple[int, int]) -> Taken:
         """Read samples; see `Feedable.cut`. An image of several of them is read once."""
         images = np.empty((len(numbers), *shape), np.float32)
         classes = None if self.classes is None else np.empty((len(numbers), *shape), np.uint8)
         places = np.asarray(numbers) // self.patches_per_image
         for place in np.unique(places).tolist():
-            recorded = filter_row(self.collection, place, self.prepare)
-            # An image is scaled by all of its pixels, whatever part of it is seen.
-            limits = find_limits(recorded, self.prepare)
+            database = self.collection.databases[self.collection.sources[place]]
+            whole = database.field(database.image_path).shape
             wanted = np.flatnonzero(places == place).tolist()
-            windows = {k: find_window(recorded.shape, shape, bits[k]) for k in wanted}
+            windows = {k: find_window(whole, shape, bits[k]) for k in wanted}
+            around = surround(windows.values())
+            seen, limits = self._look(place, around)
             for k, window in windows.items():
-                images[k] = rescale(recorded[window], limits, self.prepare)
+                images[k] = rescale(seen[shift(window, around)], limits, self.prepare)
             if self.classes is not None and classes is not None:
-                truth = self.classes.read(self.collection, [place])[0]
+                truth = self.classes.read(self.collection, [place], around)[0]
                 for k, window in windows.items():
-                    classes[k] = truth[window]
+                    classes[k] = truth[shift(window, around)]
         return images, classes
-
-
-def find_window(
-    whole: tuple[int, ...], shape: tuple[int, int], bits: np.ndarray
-) -> tuple[slice, slice]:
-    """Where a window of a shape lies in an image, uniform over all places: two random numbers.
-
-    bits   (2,) uint64, for rows and columns
-    """
-    ny, nx = (int(b) % (n - m + 1) for b, n, m in zip(bits, whole, shape, strict=True))
-    return slice(ny, ny + shape[0]), slice(nx, nx + shape[1])
-
-
-def order(count: int, seed: int, epoch: int, turn: int = 0) -> np.ndarray:
-    """The order of the samples of an epoch: an int64 permutation of 0 ... count - 1.
-
-    turn   how often all samples have been seen before in this epoch: each time in another order
-    """
-    bits = random_bits(f"hpctem/learning/{seed}/order/{epoch}/{turn}", np.arange(count))
-    return np.argsort(bits, kind="stable")
-
-
-def number_positions(positions: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
-    """Which samples stand at positions of an epoch: int64 numbers below `count`.
-
-    Positions beyond the last sample begin again, in another order.
-    """
-    turns, within = np.divmod(np.asarray(positions, np.int64), count)
-    numbers = np.empty(len(within), np.int64)
-    for turn in np.unique(turns).tolist():
-        here = turns == turn
-        numbers[here] = order(count, seed, epoch, turn)[within[here]]
-    return numbers
-
-
-def steps_per_epoch(samples: Feedable, batch: int, size: int) -> int:
-    """Steps that go once through all samples: the same number on each of `size` ranks.
-
-    Samples that do not fill a step are left for that epoch: others in each, as the order differs.
-
-    Raises ConfigError where all samples together do not fill one step.
-    """
-    steps = len(samples) // (batch * size)
-    if not steps:
-        raise ConfigError(
-            f"{len(samples)} samples do not fill one step of {batch} on each of {size} ranks, "
-            f"{batch * size} in all: take more images, more patches_per_image, a smaller "
-            "schedule.batch or fewer ranks"
-        )
-    return steps
 
 
 def open_sources(file: TrainingFile) -> tuple[Samples, Samples | None]:

@@ -15,6 +15,7 @@ from hpctem.database.reader import Database
 from hpctem.database.schema import Field
 from hpctem.errors import ConfigError
 from hpctem.learning.data.preparation import remember
+from hpctem.learning.data.windows import Window, read_window
 from hpctem.pictures.marking import HALF
 from hpctem.sections.training import Target
 
@@ -37,17 +38,23 @@ class Classes:
         """Number of classes without background."""
         return len(self.names)
 
-    def read(self, collection: Collection, places: Sequence[int] | np.ndarray) -> np.ndarray:
+    def read(
+        self,
+        collection: Collection,
+        places: Sequence[int] | np.ndarray,
+        window: Window | None = None,
+    ) -> np.ndarray:
         """The classes of some images, read from their label maps.
 
         places    numbers of images in the collection; all of one shape
+        window    the part of each that is wanted, the whole without
         returns   uint8 (n, ny, nx): 0 background, k class k (names[k - 1]); a pixel of two
                   classes is of the later one
 
         Raises ConfigError where a database has no map of a class, DatabaseError and MachineError
         as reading does.
         """
-        found = [self._read_one(collection, int(place)) for place in places]
+        found = [self._read_one(collection, int(place), window) for place in places]
         return np.stack(found) if found else np.zeros((0, 0, 0), np.uint8)
 
     @cached_property
@@ -64,14 +71,15 @@ class Classes:
 
         return remember(find)
 
-    def _read_one(self, collection: Collection, place: int) -> np.ndarray:
+    def _read_one(self, collection: Collection, place: int, window: Window | None) -> np.ndarray:
         database = collection.databases[collection.sources[place]]
         row = int(collection.rows[place])
         stored: dict[str, np.ndarray] = {}
         classes: np.ndarray | None = None
         for number, item, value in self._sources(database):
             if item.path not in stored:
-                stored[item.path] = database.piece(item, row, 1)[0]
+                part = window or (slice(0, item.shape[0]), slice(0, item.shape[1]))
+                stored[item.path] = read_window(database, item, row, part)
             marked = _mark(stored[item.path], item, value)
             if classes is None:
                 classes = marked.view(np.uint8) * np.uint8(number)

@@ -28,7 +28,7 @@ from hpctem.learning.judging.judge import (
     trace_curve,
 )
 from hpctem.learning.judging.metrics import LEVEL, REPEATS
-from hpctem.learning.judging.page import Shown, write_evaluation_page
+from hpctem.learning.judging.page import Shown, tell_learnt, write_evaluation_page
 from hpctem.learning.judging.plan import FORMAT, SUMMARY, Plan, Request, prepare_evaluation
 from hpctem.learning.judging.truths import Truth, read_truth
 from hpctem.learning.prediction import predict
@@ -154,6 +154,8 @@ def draw_up(request: Request, plan: Plan, records: Sequence[Record]) -> dict[str
             "files": list(dict.fromkeys(record.name for record in records)),
             "sources": list(looked.sources),
             "truths": list(request.truths),
+            "learnt_from": plan.familiar,
+            "left_out": 0 if request.learnt else plan.familiar or 0,
             **asdict(looked.choice),
         },
         "settings": {
@@ -243,6 +245,8 @@ def format_evaluation(report: dict[str, Any], folder: Path) -> str:
     """The scores as text for people."""
     count, structures = report["images"]["count"], report["images"]["structures"]
     lines = [f"{count} images of {structures} structures: {folder / PAGE}"]
+    if note := tell_learnt(report):
+        lines.append(f"  {note}")
     for part, title in (("pixels", "pixels"), ("baselines", "pixels"), ("positions", "positions")):
         for name, one in report.get(part, {}).items():
             told = ", ".join(f"{word} {format_score(one[word])}" for word in _WORDS[part])

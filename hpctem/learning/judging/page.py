@@ -103,6 +103,30 @@ def tell(one: Mapping[str, float | None]) -> str:
     return f"{one['value']:.3f} ({one['low']:.3f} … {one['high']:.3f})"
 
 
+def tell_learnt(report: Mapping[str, Any]) -> str:
+    """Whether the model had seen what it was judged on; nothing for image files."""
+    name, images = report["model"]["name"], report["images"]
+    if images["truths"]:
+        return ""
+    known, left = images["learnt_from"], images["left_out"]
+    if known is None:
+        return (
+            f"{name} does not say which images it has learnt from, as it was trained by an older "
+            "hpctem: if these are among them, the scores are too good"
+        )
+    if left:
+        return (
+            f"{name} has learnt from the structures of {left:,} more: these are left out, --all "
+            "judges them too"
+        )
+    if known:
+        return (
+            f"{name} has learnt from the structures of {known:,} of these: scores of images that "
+            "it has not seen are in general lower"
+        )
+    return f"{name} has learnt from the structures of none of these"
+
+
 def _write_scores(report: Mapping[str, Any]) -> Html:
     text = (
         "F1 = TP / (TP + (FP + FN) / 2) of everything in all images together; beside it the mean "
@@ -110,6 +134,8 @@ def _write_scores(report: Mapping[str, Any]) -> Html:
         f"scores when {report['settings']['intervals']['drawn']} are drawn anew, with replacement."
     )
     parts = [tag("p", text, class_="note")]
+    if note := tell_learnt(report):
+        parts.append(tag("p", f"{note}.", class_="note"))
     for part, caption in (("pixels", "Pixels"), ("positions", "Positions")):
         if part not in report:
             continue

@@ -41,6 +41,7 @@ class Request:
     rules    how positions are judged
     by       'COLUMN' or 'COLUMN:EDGES', whose curves are drawn
     seed     of the bootstrap
+    learnt   judge also images of structures that the model has learnt from
     """
 
     looked: predict.Request
@@ -48,12 +49,15 @@ class Request:
     rules: Rules = field(default_factory=Rules)
     by: tuple[str, ...] = ()
     seed: int = 0
+    learnt: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """What all ranks know before they begin.
 
+    familiar  images asked for that show structures which the model has learnt from; None where
+              nobody knows. They are among the sources if the request says so, and else left out
     labels    of databases; None for image files
     groups    (n,) int64, the structure of each image: images of one structure show the same
     blocks    a side, into which each image is cut for the bootstrap
@@ -63,6 +67,7 @@ class Plan:
 
     model: Model
     sources: list[Source]
+    familiar: int | None
     labels: Labels | None
     groups: np.ndarray
     blocks: int
@@ -108,6 +113,8 @@ def _plan_rows(request: Request, model: Model, rows: list[ImageRow]) -> Plan:
     if any(row.collection is not collection for row in rows):
         raise ConfigError("judge one subset file alone: it names its databases itself")
     assert isinstance(model.config, SegmentationConfig)
+    rows, familiar = _leave_out(rows, model, request.learnt)
+    collection = rows[0].collection
     classes = find_classes(model.config.target, collection)
     located = find_located(classes, collection) if model.kind == "defects" else {}
     if located:
@@ -117,12 +124,40 @@ def _plan_rows(request: Request, model: Model, rows: list[ImageRow]) -> Plan:
     return Plan(
         model,
         list(rows),
+        familiar,
         Labels(classes, located),
         groups,
         choose_blocks(len(np.unique(groups))),
         tuple(located),
         tuple(choose_strata(collection, text) for text in request.by),
     )
+
+
+def _leave_out(
+    rows: list[ImageRow], model: Model, learnt: bool
+) -> tuple[list[ImageRow], int | None]:
+    """The images to judge, and how many of those asked for show what was learnt from.
+
+    learnt   judge these too
+
+    Raises ConfigError where no other is left.
+    """
+    known, images = model.learnt, rows[0].collection
+    if known is None:
+        return rows, None
+    seen = known.find(images)
+    familiar = int(seen.sum())
+    if learnt or not familiar:
+        return rows, familiar
+    if familiar == len(rows):
+        raise ConfigError(
+            f"{model.folder} has learnt from the structures of all {familiar} images that it shall "
+            "be judged on: none was held out. Judge it on others; --all judges it on these, and "
+            "says nothing of images that it has not seen"
+        )
+    kept = images.take(np.flatnonzero(~seen))
+    names = [row.name for row in rows if not seen[row.place]]
+    return [ImageRow(kept, place, name) for place, name in enumerate(names)], familiar
 
 
 def _plan_files(request: Request, model: Model, sources: list[Source]) -> Plan:
@@ -133,6 +168,8 @@ def _plan_files(request: Request, model: Model, sources: list[Source]) -> Plan:
         )
     if request.by:
         raise ConfigError(f"--by {request.by[0]}: image files have no columns; databases do")
+    if request.learnt:
+        raise ConfigError("--all is for databases: of image files nothing is left out")
     for source, path in zip(sources, request.truths, strict=True):
         shot = source.read()
         shape = shot.image.shape
@@ -141,6 +178,7 @@ def _plan_files(request: Request, model: Model, sources: list[Source]) -> Plan:
     return Plan(
         model,
         sources,
+        None,
         None,
         np.arange(len(sources)),
         choose_blocks(len(sources)),

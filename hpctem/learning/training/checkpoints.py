@@ -88,21 +88,33 @@ def save_best(folder: Path, place: Place, variables: Mapping[str, Any]) -> Path:
 def load_checkpoint(
     folder: Path, note: Callable[[str], None] = lambda text: None
 ) -> tuple[Place, dict[str, np.ndarray]] | None:
-    """The place and the variables of the newest checkpoint that can be read; None without any.
+    """The place and the variables of the newest sound checkpoint; None where there is none at all.
 
-    `note` is told of damaged ones. Raises MachineError where there are some and all are damaged.
+    `note` is told of those that are damaged or hold numbers that are not finite. Raises
+    MachineError where there are some and none is sound.
     """
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
-            return read_archive(path)
+            place, arrays = read_archive(path)
         except DAMAGE as error:
             note(f"the checkpoint {path} is damaged ({error}) and left aside")
+            continue
+        lost = next((name for name, values in arrays.items() if not is_finite(values)), None)
+        if lost is None:
+            return place, arrays
+        note(f"the checkpoint {path} is left aside: {lost} holds values that are not finite")
     if found:
         raise MachineError(
-            f"no checkpoint in {folder / FOLDER} can be read: move {folder} away to begin anew"
+            f"no checkpoint in {folder / FOLDER} can be read and holds finite numbers alone: move "
+            f"{folder} away to begin anew"
         )
     return None
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; whole numbers never are."""
+    return values.dtype.kind not in "fc" or bool(np.isfinite(values).all())
 
 
 def load_best(folder: Path) -> tuple[Place, dict[str, np.ndarray]] | None:

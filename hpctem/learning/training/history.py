@@ -20,12 +20,7 @@ Row = Mapping[str, float]
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
     """Write history.csv of a model folder whole: after any death it is the old or the new one."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _tell(value) for name, value in row.items()} for row in rows)
-    write_durably(folder / HISTORY, text.getvalue().encode())
+    write_durably(folder / HISTORY, _tabulate(rows).encode())
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
@@ -43,17 +38,17 @@ class StepLog:
     """
 
     def __init__(self, folder: Path, epoch: int, step: int) -> None:
-        """`epoch` whole epochs and `step` steps of the next one have been done."""
-        self._path = folder / STEPS
-        kept = [
-            row for row in _read(self._path) if (row["epoch"], row["step"]) <= (epoch + 1, step)
-        ]
-        self._names: list[str] = []
-        self._path.unlink(missing_ok=True)
+        """`epoch` whole epochs and `step` steps of the next one have been done.
+
+        Raises MachineError, the file as it was, when it cannot be written.
+        """
+        path = folder / STEPS
+        kept = [row for row in _read(path) if (row["epoch"], row["step"]) <= (epoch + 1, step)]
+        self._names = list(kept[0]) if kept else []
+        # Never without what has been: it is written aside and renamed, then added to.
+        write_durably(path, _tabulate(kept).encode())
         # By lines, so that a training that runs, or has died, can be followed to its last step.
-        self._stream: TextIO = open(self._path, "a", 1, encoding="utf-8", newline="")
-        for row in kept:
-            self.add(row)
+        self._stream: TextIO = open(path, "a", 1, encoding="utf-8", newline="")
 
     def add(self, row: Row) -> None:
         """Append a step."""
@@ -66,6 +61,17 @@ class StepLog:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+def _tabulate(rows: Sequence[Row]) -> str:
+    """Rows as the text of a CSV file with all their columns; none of no rows."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    if names:
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _tell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def _tell(value: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from hpctem.collection.collection import Collection
     from hpctem.learning.data.preparation import Prepare
     from hpctem.learning.training.loop import Plan, Task
 
@@ -27,6 +28,7 @@ class Kept:
     pixel_sizes   least and largest of the images learnt from, A
     shape         (ny, nx) of what a network saw at once
     constants     numbers that use needs beside these, as plain data for JSON
+    images        of databases: 'training', those learnt from, and 'validation', those held out
     """
 
     networks: Mapping[str, Any]
@@ -35,6 +37,7 @@ class Kept:
     pixel_sizes: tuple[float, float] | None
     shape: tuple[int, int]
     constants: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Collection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Lesson:
     """What the training loop needs, and what is kept.
 
     task      what is learnt
-    feed_of   feed_of(epoch, first_step) -> batches of this rank
+    feed_of   feed_of(epoch, first_step) -> batches of this rank from there to the training's end
     plan      epochs, steps, rate
     rows      name -> digest of what is learnt from and validated with, in hexadecimal
     kept      what goes into the model folder

@@ -16,8 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from hpctem.errors import HpctemError
-from hpctem.learning.data.feed import tell_failure
+from hpctem.learning.data.feed import reading
 from hpctem.learning.ranks.transport import Transport, require_equal
 from hpctem.learning.training.board import HELD_OUT, open_board, show_on_board
 from hpctem.learning.training.checkpoints import (
@@ -27,10 +26,14 @@ from hpctem.learning.training.checkpoints import (
     restore,
     save_best,
     save_checkpoint,
-    write_archive,
 )
 from hpctem.learning.training.history import StepLog, read_history, write_history
 from hpctem.learning.training.progress import Moment
+from hpctem.learning.training.soundness import (
+    end_on_loss,
+    require_sound_scores,
+    watch_variables,
+)
 from hpctem.parallel import Communicator
 
 SAMPLES = "samples"
@@ -113,6 +116,8 @@ class Loop:
     history: list[dict[str, float]] = field(default_factory=list)
     log: StepLog | None = None
     board: Any = None
+    batches: Iterator[Any] | None = None
+    sound: Callable[[], bool] = lambda: True
     saved: float = 0.0
     done: int = -1  # the first step of a job compiles; its time says nothing of the others
     seconds: float = 0.0
@@ -128,8 +133,9 @@ def fit(loop: Loop) -> Outcome:
     """Train to the end of the plan, or until `stop`, from the last checkpoint of the folder on.
 
     task                 what is learnt, its networks and optimisers built
-    feed_of              feed_of(epoch, first_step) -> batches of this rank for the steps of that
-                         epoch (from 0) from that step (from 0) on
+    feed_of              feed_of(epoch, first_step) -> batches of this rank from that step (from 0)
+                         of that epoch (from 0) on to the end of the training: one pipeline, so
+                         that an epoch's first batches are read while the one before it ends
     plan                 how long
     folder               of the model: history.csv, steps.csv, samples/, checkpoints/, tensorboard/
     communicator, transport
@@ -137,13 +143,13 @@ def fit(loop: Loop) -> Outcome:
                          the checkpoint is written
     display              shown every step's `Moment` on rank 0
     explain              explain(epoch, step) -> arrays that say what this rank's batch of that step
-                         is made of; saved beside a batch that ends in NaN
+                         is made of; saved beside a batch that ends the training
     note                 told on rank 0 what a user should know
     checkpoint_seconds   between checkpoints within an epoch; there is one after every epoch
 
     At the same number of ranks a training that was interrupted gives the same history as one that
-    was not. Raises HpctemError when the loss is not a number, the batch saved; MachineError when
-    the ranks' variables differ.
+    was not. Raises HpctemError when loss or weights are not finite numbers after a step, its batch
+    saved, or what validates an epoch is not; MachineError when the ranks' variables differ.
     """
     place = _begin(loop)
     complete = place.epoch == loop.plan.epochs
@@ -188,6 +194,7 @@ def _begin(loop: Loop) -> Place:
         loop.board = open_board(loop.folder)
     elif loop.speaks:
         loop.history = read_history(loop.folder)
+    loop.sound = watch_variables(variables.values())
     loop.saved = time.monotonic()
     return place
 
@@ -195,18 +202,17 @@ def _begin(loop: Loop) -> Place:
 def _train_epoch(loop: Loop, place: Place) -> tuple[Place, bool]:
     """Take the remaining steps of an epoch; the place after them, and whether to stop there."""
     # An epoch that was left after its last step waits for its validation alone.
-    batches = iter(loop.feed_of(place.epoch, place.step) if place.step < place.steps else ())
     while place.step < place.steps:
         loop.task.set_rate(loop.plan.rate(place.epoch + place.step / place.steps))
         began = time.perf_counter()
-        batch = _take(batches)
+        batch = _take(loop, place)
         waited = time.perf_counter() - began
         metrics = loop.task.train_step(batch)
         names = list(metrics)
-        values, stopped = _agree(loop, [float(metrics[name]) for name in names])
+        values, stopped, sound = _agree(loop, [float(metrics[name]) for name in names])
         told = dict(zip(names, values, strict=True))
-        if not np.isfinite(values).all():
-            _end_on_nan(loop, place, batch, told)
+        if not sound:
+            _end_on_loss(loop, place, batch, told)
         seconds = time.perf_counter() - began
         place = _advance(place, told, seconds, waited)
         if loop.speaks:
@@ -219,25 +225,24 @@ def _train_epoch(loop: Loop, place: Place) -> tuple[Place, bool]:
     return place, False
 
 
-def _take(batches: Iterator[Any]) -> Any:
-    """The next batch; what kept it from being read is told as hpctem's own error."""
-    try:
-        return next(batches)
-    except tf.errors.OpError as error:
-        failure = tell_failure(error)
-        if failure is None:
-            raise
-        raise failure from error
+def _take(loop: Loop, place: Place) -> Any:
+    """The batch of a place; the pipeline is made for the first one, which waits for that too."""
+    with reading():
+        if loop.batches is None:
+            loop.batches = iter(loop.feed_of(place.epoch, place.step))
+        return next(loop.batches)
 
 
-def _agree(loop: Loop, values: list[float]) -> tuple[list[float], bool]:
-    """Means of the values over the ranks, and whether any rank has been asked to stop."""
-    mine = np.array([float(bool(loop.stop())), *values])
+def _agree(loop: Loop, values: list[float]) -> tuple[list[float], bool, bool]:
+    """Means of the values over the ranks, whether any rank has been asked to stop, and whether
+    all values and all variables are finite on all of them."""
+    sound = bool(np.isfinite(values).all()) and loop.sound()
+    mine = np.array([float(bool(loop.stop())), float(not sound), *values])
     if loop.communicator.mpi is not None:
         from mpi4py import MPI
 
         loop.communicator.mpi.Allreduce(MPI.IN_PLACE, mine, MPI.SUM)
-    return (mine[1:] / loop.communicator.size).tolist(), bool(mine[0])
+    return (mine[2:] / loop.communicator.size).tolist(), bool(mine[0]), not mine[1]
 
 
 def _advance(place: Place, told: Mapping[str, float], seconds: float, waited: float) -> Place:
@@ -289,24 +294,13 @@ def _save(loop: Loop, place: Place) -> None:
     loop.saved = time.monotonic()
 
 
-def _end_on_nan(loop: Loop, place: Place, batch: Any, told: Mapping[str, float]) -> None:
-    """Save what every rank was learning from when the loss was lost, and end."""
-    epoch, step = place.epoch + 1, place.step + 1
-    folder = loop.folder / f"nan-epoch-{epoch}-step-{step}"
-    arrays = {f"batch_{k}": part.numpy() for k, part in enumerate(tf.nest.flatten(batch))}
-    arrays |= loop.explain(place.epoch, place.step)
-    write_archive(folder / f"rank-{loop.communicator.rank}.npz", None, arrays)
-    loop.communicator.barrier()
+def _end_on_loss(loop: Loop, place: Place, batch: Any, told: Mapping[str, float]) -> None:
+    """End where loss or weights were lost, the batch saved and the step written down."""
+    at = place.epoch + 1, place.step + 1
+    about = loop.explain(place.epoch, place.step)
+    error = end_on_loss(loop.folder, loop.communicator, at, batch, about, told)
     if loop.speaks and loop.log is not None:
-        loop.log.add({"epoch": epoch, "step": step, **told})
-    lost = ", ".join(name for name, value in told.items() if not np.isfinite(value))
-    error: Any = HpctemError(
-        f"the training has failed: {lost} is not a finite number in epoch {epoch}, step {step}. "
-        f"The batches of all ranks and their rows are in {folder}; the checkpoints before it are "
-        "kept. Look at the images for pixels that are no numbers, or begin anew, under another "
-        "name, with a lower optimiser.learning_rate or a warm_up"
-    )
-    error.shared = True
+        loop.log.add({"epoch": at[0], "step": at[1], **told})
     raise error
 
 
@@ -315,7 +309,10 @@ def _end_epoch(loop: Loop, place: Place) -> Place:
     variables = loop.task.variables()
     require_equal(loop.transport, loop.communicator, list(variables.values()))
     plan, epoch = loop.plan, place.epoch + 1
-    held_out = {HELD_OUT + name: float(value) for name, value in loop.task.validate().items()}
+    with reading():
+        scores = loop.task.validate()
+    held_out = {HELD_OUT + name: float(value) for name, value in scores.items()}
+    require_sound_scores(held_out, (HELD_OUT + "loss", loop.task.better or ""), epoch)
     row: dict[str, float] = {
         "epoch": epoch,
         "steps": place.steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,20 +11,31 @@ PURPOSES = {
     "defects": "says of every pixel of an image whether it shows a defect, and which kind",
     "cyclegan": "changes simulated images into what the microscope would record, and back",
 }
+FIND = (
+    "hpctem predict {model} image.tif -o found",
+    "hpctem evaluate {model} images.hdf5 -o judged",
+)
 USES = {
-    "segmentation": ("hpctem predict {name} image.dm3 -o found", "hpctem evaluate {name} DB"),
-    "defects": ("hpctem predict {name} image.dm3 -o found", "hpctem evaluate {name} DB"),
-    "cyclegan": ("hpctem translate {name} DB -o DB2", "hpctem denoise {name} image.dm3 -o clean"),
+    "segmentation": FIND,
+    "defects": FIND,
+    "cyclegan": (
+        "hpctem translate {model} simulated.hdf5 -o realistic.hdf5",
+        "hpctem denoise {model} image.tif -o clean.tif",
+    ),
 }
 
 
-def write_card(facts: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> str:
-    """The card of a model, Markdown, from model.json and history.csv."""
-    kind, name = facts["kind"], facts["name"]
-    lines = [f"# {name}", "", f"A model that {PURPOSES[kind]}."]
+def write_card(
+    facts: Mapping[str, Any], history: Sequence[Mapping[str, float]], folder: str
+) -> str:
+    """The card of a model, Markdown, from model.json, history.csv and the name of its folder."""
+    kind = facts["kind"]
+    lines = [f"# {facts['name']}", "", f"A model that {PURPOSES[kind]}."]
     if facts["description"]:
         lines += ["", facts["description"]]
-    lines += ["", "## Use", "", "```sh", *(use.format(name=name) for use in USES[kind]), "```"]
+    uses = [use.format(model=shlex.quote(folder)) for use in USES[kind]]
+    lines += ["", "## Use", "", "Where the folder of the model lies:"]
+    lines += ["", "```bash", *uses, "```"]
     lines += ["", *_list_facts(facts, history)]
     lines += ["", "## Scores", "", "Of the weights that are kept.", ""]
     lines += ["| metric | value |", "| --- | --- |"]

@@ -4,6 +4,7 @@ model.json      kind, config, preparation of images, classes, pixel sizes, diges
                 were learnt from and of the weights, metrics, licence, versions; where it is, the
                 training is over
 weights.npz     the weights of its networks
+learnt.json     which images it has learnt from, and which were held out
 card.md         the model described for people
 training.yaml   the training file as it was
 history.csv, steps.csv, samples/, checkpoints/, tensorboard/    what the training has been
@@ -26,6 +27,7 @@ from hpctem.errors import ConfigError
 from hpctem.learning.data.preparation import Prepare, from_dict
 from hpctem.learning.training.checkpoints import DAMAGE, read_archive, restore, write_archive
 from hpctem.learning.training.history import read_history
+from hpctem.learning.training.learnt import LEARNT, Learnt, read_learnt, write_learnt
 from hpctem.learning.training.lesson import Kept
 from hpctem.learning.training.model_card import write_card
 from hpctem.learning.training.run_folder import RUN, TRAINING
@@ -82,6 +84,11 @@ class Model:
                 "pixels; use 'hpctem translate' or 'hpctem denoise'"
             )
         return self.prepares["image"]
+
+    @property
+    def learnt(self) -> Learnt | None:
+        """What it has learnt from; None where its folder does not say, as older ones do not."""
+        return read_learnt(self.folder / LEARNT) if self.facts.get("learnt") else None
 
     def network(self, name: str | None = None) -> keras.Model:
         """A network of the model with its trained weights; without a name its only one.
@@ -145,6 +152,7 @@ def save_model(
     if not (folder / TRAINING).exists():
         write_durably(folder / TRAINING, file.text.encode())
     training = file.config.training
+    learnt = write_learnt(folder, kept.images) if kept.images else None
     facts = {
         "format": FORMAT,
         "name": training.name,
@@ -159,13 +167,15 @@ def save_model(
         "networks": {name: int(net.count_params()) for name, net in kept.networks.items()},
         "weights": {"file": WEIGHTS, "digest": digest_file(folder / WEIGHTS)},
         "rows": dict(rows),
+        "learnt": learnt and {"file": LEARNT, "digest": digest_file(learnt)},
         "metrics": dict(metrics),
         "trained": dict(trained or {}),
         "config": file.resolved,
         "config_hash": file.hash,
         "versions": name_versions(),
     }
-    write_durably(folder / CARD, write_card(facts, read_history(folder)).encode())
+    card = write_card(facts, read_history(folder), folder.resolve().name)
+    write_durably(folder / CARD, card.encode())
     write_durably(folder / MODEL, (json.dumps(facts, indent=1) + "\n").encode())
     return folder
 
@@ -177,7 +187,7 @@ def open_model(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     facts = _read_facts(folder)
-    for name in (WEIGHTS, TRAINING):
+    for name in (WEIGHTS, TRAINING, *([LEARNT] if facts.get("learnt") else [])):
         if not (folder / name).exists():
             raise ConfigError(f"the model {folder} is incomplete: {name} is missing; copy it whole")
     try:
@@ -197,11 +207,12 @@ def open_model(folder: str | Path) -> Model:
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ConfigError(f"{folder / MODEL} is damaged ({error}); copy the model again") from error
-    if digest_file(folder / WEIGHTS) != model.digest:
-        raise ConfigError(
-            f"{folder / WEIGHTS} is damaged, or of another training than {MODEL} beside it; copy "
-            "the model again"
-        )
+    for name, key in ((WEIGHTS, "weights"), (LEARNT, "learnt")):
+        if facts.get(key) and digest_file(folder / name) != facts[key]["digest"]:
+            raise ConfigError(
+                f"{folder / name} is damaged, or of another training than {MODEL} beside it; copy "
+                "the model again"
+            )
     return model
 
 

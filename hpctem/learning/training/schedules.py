@@ -21,8 +21,7 @@ def segmentation_rate(section: Optimiser, size: int) -> Rate:
     first = _scale(section.learning_rate, section.scale_with_ranks, size)
 
     def rate(epoch: float) -> float:
-        risen = min(1.0, epoch / section.warm_up) if section.warm_up > 0 else 1.0
-        return first * section.decay ** int(epoch) * risen
+        return first * section.decay ** int(epoch) * _rise(section.warm_up, epoch)
 
     return rate
 
@@ -32,17 +31,24 @@ def cyclegan_rate(section: CycleOptimiser, epochs: int, size: int) -> Rate:
 
     `learning_rate` for `constant_epochs` (half of all, rounded down, unless given: 148 of 297 in
     Khan et al. 2023), then linearly to zero at the end of the last epoch; with `scale_with_ranks`
-    times the number of ranks `size`. Constant to the end where `constant_epochs` reaches it.
+    times the number of ranks `size`, during the first `warm_up` epochs times the share of them that
+    has passed. Constant to the end where `constant_epochs` reaches it.
     """
     first = _scale(section.learning_rate, section.scale_with_ranks, size)
     constant = epochs // 2 if section.constant_epochs is None else section.constant_epochs
 
     def rate(epoch: float) -> float:
+        full = first * _rise(section.warm_up, epoch)
         if epoch <= constant or constant >= epochs:
-            return first
-        return first * max(0.0, (epochs - epoch) / (epochs - constant))
+            return full
+        return full * max(0.0, (epochs - epoch) / (epochs - constant))
 
     return rate
+
+
+def _rise(warm_up: float, epoch: float) -> float:
+    """The share of its full rate that a training has reached."""
+    return min(1.0, epoch / warm_up) if warm_up > 0 else 1.0
 
 
 def _scale(rate: float, with_ranks: bool, size: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from hpctem.errors import ConfigError
-from hpctem.learning.data.feed import feed, feed_validation
-from hpctem.learning.data.samples import Samples, number_positions, open_sources, steps_per_epoch
+from hpctem.learning.data.feed import count_readers, feed, feed_validation
+from hpctem.learning.data.order import number_positions, steps_per_epoch
+from hpctem.learning.data.samples import Samples, open_sources
 from hpctem.learning.judging.metrics import SCORES, count_confusion, score, tally_pixels
 from hpctem.learning.networks.build import build_network, stride_of
 from hpctem.learning.ranks.batch_norm import SynchronisedBatchNormalization
 from hpctem.learning.ranks.transport import Transport
 from hpctem.learning.training.adam import name_state, seed_dropout, set_learning_rate
+from hpctem.learning.training.learnt import take_parts
 from hpctem.learning.training.lesson import Kept, Lesson
 from hpctem.learning.training.loop import Plan
 from hpctem.learning.training.losses import (
@@ -47,7 +49,7 @@ class Segmentation:
     network      images (batch, y, x, 1) to logits (batch, y, x, 1 + classes)
     optimiser    of Keras, its variables built
     loss         'cross_entropy' or 'cross_entropy_f1'
-    validation   validation() -> dataset of what this rank validates; None without
+    validation   dataset of what this rank validates; None without
     shown        images (n, y, x, 1) and classes (n, y, x) of the picture; None on all but one rank
     """
 
@@ -59,7 +61,7 @@ class Segmentation:
         classes: tuple[str, ...],
         loss: str,
         seed: int,
-        validation: Callable[[], tf.data.Dataset] | None = None,
+        validation: tf.data.Dataset | None = None,
         shown: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.network, self.optimiser, self.transport = network, optimiser, transport
@@ -124,7 +126,7 @@ class Segmentation:
         channels = 1 + len(self._classes)
         entropy, soft = np.zeros(2), np.zeros((3, channels))
         confusion = np.zeros((channels, channels), np.int64)
-        for images, classes in self._validation():
+        for images, classes in self._validation:
             sums = [part.numpy() for part in self._judge(images, classes)]
             entropy += [sums[0] * sums[2].sum(), sums[2].sum()]
             soft += sums[1]
@@ -205,7 +207,7 @@ def open_segmentation(
     assert training.classes is not None
     _check_sides(training.shape, config)
     schedule, names, seed = config.schedule, training.classes.names, config.training.seed
-    batch, size = schedule.batch, transport.size
+    batch, size, readers = schedule.batch, transport.size, count_readers(communicator)
     steps = schedule.steps_per_epoch or steps_per_epoch(training, batch, size)
     network = _build(config, len(names), transport)
     task = Segmentation(
@@ -215,7 +217,7 @@ def open_segmentation(
         names,
         config.loss,
         seed,
-        _feed_held_out(validation, batch, transport),
+        _feed_held_out(validation, batch, transport, readers),
         _choose_shown(validation or training) if transport.rank == 0 else None,
     )
 
@@ -229,6 +231,8 @@ def open_segmentation(
             batch=batch,
             rank=transport.rank,
             size=size,
+            epochs=schedule.epochs - epoch,
+            readers=readers,
         )
 
     rows = {"training rows": training.digest}
@@ -245,6 +249,7 @@ def open_segmentation(
             classes=names,
             pixel_sizes=training.pixel_sizes,
             shape=training.shape,
+            images=take_parts(training, validation),
         ),
         explain=lambda epoch, step: _name_samples(training, epoch, step, batch, transport),
         counts={
@@ -293,11 +298,11 @@ def _build_optimiser(network: keras.Model, mixed: bool) -> keras.optimizers.Opti
 
 
 def _feed_held_out(
-    validation: Samples | None, batch: int, transport: Transport
-) -> Callable[[], tf.data.Dataset] | None:
+    validation: Samples | None, batch: int, transport: Transport, readers: int
+) -> tf.data.Dataset | None:
     if validation is None:
         return None
-    return lambda: feed_validation(validation, batch, transport.rank, transport.size)
+    return feed_validation(validation, batch, transport.rank, transport.size, readers=readers)
 
 
 def _choose_shown(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
