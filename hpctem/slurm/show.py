@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from hpctem.slurm.chain import Job
 from hpctem.slurm.render import format_time, quote
 from hpctem.slurm.status import BEFORE, Stage, Standing, seconds_left
 from hpctem.slurm.submit import Prepared
+
+_START = re.compile(r"== .*: start \d+, job ")
+_OTHERS = re.compile(r"==|srun:|slurmstepd|mpirun|mpiexec|-{20}")
+_TELLING = re.compile(r"\berror\b|DAMAGED")
 
 
 def format_prepared(prepared: Prepared) -> str:
@@ -95,18 +100,19 @@ def _describe(stage: Stage, folder: Path) -> list[str]:
 
 
 def find_words(log: Path) -> list[str]:
-    """What a log says of the error that ended it: the last message of hpctem and what follows."""
+    """What a log says of the error that ended its last start: the last message of hpctem and what
+    follows it, but not what those say who started the ranks."""
     try:
         with open(log, "rb") as stream:
             stream.seek(max(0, log.stat().st_size - 65536))
             lines = stream.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
-    places = [n for n, line in enumerate(lines) if "error" in line and not line.startswith("==")]
-    if not places:
-        return []
-    found = lines[places[-1] : places[-1] + 4]
-    return [line[:200] for line in found if line.strip() and not line.startswith("==")]
+    starts = [n for n, line in enumerate(lines) if _START.match(line)]
+    own = [line for line in lines[(starts or [0])[-1] :] if not _OTHERS.match(line)]
+    places = [n for n, line in enumerate(own) if _TELLING.search(line)]
+    found = own[places[-1] : places[-1] + 4] if places else []
+    return [line[:200] for line in found if line.strip()]
 
 
 def _advise(standing: Standing) -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 from pathlib import Path
 
+import yaml
 from chains import (
     STRUCTURES,
     await_done,
@@ -23,25 +24,28 @@ from cluster import Cluster, wait_for
 from small_campaigns import write_campaign
 
 ROOT = Path(__file__).parents[2]
-WHOLE = ("simulate", "verify", "report", "subset", "train", "evaluate")
+ON_BOTH = {"nodes": 2, "ranks_per_node": 1}
+STAGES = {
+    "simulate": {**ON_BOTH, "walltime": "30min"},
+    "verify": ON_BOTH,
+    "report": {},
+    "subset": {"split": {"train": 0.75, "validation": 0.25}},
+    "train": {"file": "train.yaml", "nodes": 2, "gpus_per_node": 1, "transport": "horovod"},
+    "evaluate": {},
+}
+WHOLE = tuple(STAGES)
 
 
-def test_a_campaign_goes_from_submit_to_evaluate_on_two_nodes(
+def test_the_quickstart_goes_from_submit_to_evaluate_on_two_nodes(
     slurm: Cluster, tmp_path: Path
 ) -> None:
     campaign = write_campaign(
-        tmp_path,
-        ("simulate: {", "simulate: {nodes: 2, ranks_per_node: 1, "),
-        ("verify: {", "verify: {nodes: 2, ranks_per_node: 1, "),
-        (
-            "train_cluster_small.yaml, ",
-            "train.yaml, nodes: 2, gpus_per_node: 1, transport: horovod, ",
-        ),
-        of=ROOT / "configs" / "cluster_small.yaml",
-        name="cluster_small.yaml",
+        tmp_path, of=ROOT / "configs" / "quickstart.yaml", name="quickstart.yaml"
     )
+    campaign.write_text(campaign.read_text() + yaml.safe_dump({"stages": STAGES}, sort_keys=False))
     training = (ROOT / "configs" / "train_cluster_small.yaml").read_text()
-    (tmp_path / "train.yaml").write_text(training)
+    training = training.replace("validation: 0.25", "validation: 0.25\n  patch: 128")
+    (tmp_path / "train.yaml").write_text(training.replace("epochs: 2", "epochs: 4"))
     chain = submit(slurm, campaign)
     jobs = [job_of(chain, stage) for stage in WHOLE]
     for before, job in itertools.pairwise(jobs):
@@ -56,20 +60,20 @@ def test_a_campaign_goes_from_submit_to_evaluate_on_two_nodes(
     assert read_state(chain, "5-train")["starts"] == 2
     told = look(slurm, chain)
     assert tuple(told) == WHOLE and {stage["state"] for stage in told.values()} == {"done"}
-    assert (told["simulate"]["done"], told["simulate"]["total"]) == (40, 40)
+    assert (told["simulate"]["done"], told["simulate"]["total"]) == (8, 8)
     for stage in ("simulate", "train"):
         assert slurm.show(job_of(chain, stage))["NodeList"] == "n[1-2]"
     assert len(list((chain / "logs" / "1-simulate.ranks").iterdir())) == 2
-    assert (chain / "cluster_small.report.html").stat().st_size > 10_000
-    parts = json.loads((chain / "subset.json").read_text())["parts"]
-    assert set(parts) == {"train", "validation"}  # how they are drawn is tested elsewhere
+    assert (chain / "quickstart.report.html").stat().st_size > 10_000
+    drawn = json.loads((chain / "subset.json").read_text())["draws"][0]["pieces"]
+    assert {piece["name"]: piece["structures"] for piece in drawn} == {"train": 6, "validation": 2}
     with open(chain / "cluster_small_network" / "history.csv") as file:
-        assert len(list(csv.reader(file))) == 3  # two epochs
+        assert len(list(csv.reader(file))) == 5  # four epochs
     judged = json.loads((chain / "evaluation" / "evaluation.json").read_text())
-    assert judged["images"] > 0
+    assert (judged["images"]["count"], judged["images"]["structures"]) == (8, 2)
     # A chain that is done gets one more stage; what is done is kept.
-    seconds = campaign.read_text().replace("evaluate: {", "evaluate: {by: [dose], ")
-    campaign.write_text(seconds)
+    more = campaign.read_text().replace("evaluate: {}", "evaluate: {by: [defocus]}")
+    campaign.write_text(more)
     submit(slurm, campaign)
     await_done(slurm, chain, "8-evaluate")
     assert [job_of(chain, stage) for stage in WHOLE[:-1]] == jobs[:-1]

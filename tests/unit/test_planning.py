@@ -237,7 +237,9 @@ def test_walltimes_are_read(text, seconds):
     assert parse_walltime(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "24", "h", "0h", "00:00:00", "1:2:3:4", "-3h", "nan h", "30:00"])
+@pytest.mark.parametrize(
+    "text", ["", "24", "h", "0h", "00:00:00", "1:2:3:4", "-3h", "nan h", "30:00"]
+)
 def test_what_is_no_walltime_is_refused(text):
     with pytest.raises(ValueError, match="is no"):
         parse_walltime(text)

@@ -461,6 +461,16 @@ def test_the_words_of_an_error_are_found_in_a_long_log(tmp_path: Path) -> None:
     log.write_text("x\n" * 100_000 + "hpctem: error: no\nmore\n\n== end\n")
     assert find_words(log) == ["hpctem: error: no", "more"]
     assert find_words(tmp_path / "none") == []
+    log.write_text(
+        "== 1  2-verify: start 1, job 2 on n1\nhpctem: error: of the start before\n"
+        "== 2  2-verify: start 2, job 2 on n1\nx.hdf5: 80 rows checked, 0 bad\n"
+        "bytes outside the rows: DAMAGED\nto put it right: hpctem simulate\n"
+        "srun: error: n1: tasks 0-1: Exited with exit code 1\n== 3  2-verify: failed: it ended\n"
+    )
+    assert find_words(log) == [
+        "bytes outside the rows: DAMAGED",
+        "to put it right: hpctem simulate",
+    ]
 
 
 def test_resubmit_without_slurm_says_what_to_run(
