@@ -102,11 +102,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Network:
-    """A training of the chain: its file in the campaign folder, what it trains, its folder."""
+    """A training of the chain: its file in the campaign folder, what it trains, its folder, and
+    whether it holds out images by itself, where no subset does."""
 
     file: str
     kind: str
     folder: str
+    holds_out: bool
 
 
 def choose_stages(

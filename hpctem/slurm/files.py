@@ -93,7 +93,9 @@ def read_network(
         absolute = [str(file.locate(name).resolve()) for name in names]
         data["experiment"] = {**data["experiment"], "images": absolute}
     head = f"# {path.resolve()}\n# for this chain: the images are those that it makes.\n"
-    network = Network(f"{stage}.yaml", file.config.training.kind, file.config.training.name)
+    holds_out = subset is not None or bool(getattr(file.config, source).validation)
+    name = file.config.training.name
+    network = Network(f"{stage}.yaml", file.config.training.kind, name, holds_out)
     text = head + yaml.dump(data, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=10**6)
     read_again(text, network)
     return network, text

@@ -151,10 +151,15 @@ def prepare(order: Order, tell: Callable[[str], None] = lambda line: None) -> Pr
             f"stages: {next(iter(chosen))} needs the stage simulate, or a folder that has its "
             f"database: {folder / name}.hdf5 is not there"
         )
-    if "evaluate" in chosen and not judged and not {"subset", "train_translated"} & set(chosen):
-        notes.append(
-            "warning: evaluate judges the network on images that it has learnt from: add the stage "
-            "subset, or name others in stages.evaluate.images"
+    last = networks.get("train_translated") or networks.get("train")
+    if "evaluate" in chosen and not judged and last is not None and not last.holds_out:
+        raise ConfigError(
+            document.error(
+                ("stages", "evaluate"),
+                "the network learns from all images of the chain, so that there is none to judge "
+                "it on: add the stage subset, name others in stages.evaluate.images, or let the "
+                "training file hold some out (data.validation)",
+            )
         )
     jobs = build_jobs(name, chosen, shares, networks, volumes or 0, judged)
     texts[CAMPAIGN] = move_campaign(order.campaign)

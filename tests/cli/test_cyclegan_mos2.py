@@ -18,6 +18,8 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
 from phantoms import Truth, make_phantom
 
+from hpctem.marked_yaml import parse_yaml, read_yaml
+
 pytestmark = pytest.mark.learning
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the job has run; its table is what it printed last."""
     folder = tmp_path_factory.mktemp("cyclegan_mos2")
     (folder / "gan.yaml").write_text(shorten(*GAN))
-    (folder / "defects.yaml").write_text(shorten(*DEFECTS))
+    # In the flow style of YAML, which users write too.
+    (folder / "defects.yaml").write_text(json.dumps(parse_yaml(shorten(*DEFECTS)).data))
     truth = Truth(
         shape=(1024, 256), pixel=0.13428, shear=-0.0636, contraction=-0.004, turn=0.035,
         vacancies=0.1,
@@ -96,12 +99,13 @@ def test_each_set_is_judged_on_the_rows_that_nothing_learnt_from(folder: Path) -
     assert len(marked) > 10 and all(float(one["pixel_y"]) >= 528 for one in marked)
     seed = folder / "seed-7"
     gan = read(seed / "gan/model.json")
-    assert "  rows: [0, 496]" in (seed / "gan/training.yaml").read_text()
+    assert read_yaml(seed / "gan/training.yaml").data["experiment"]["rows"] == [0, 496]
     assert gan["kind"] == "cyclegan"
     sources = {"clean": "mos2_cyclegan", "manual": "mos2_se_implanted", "translated": "translated"}
     for name, source in sources.items():
-        training = (seed / name / "training.yaml").read_text()
-        assert f"{source}.hdf5]" in training and "seed: 7" in training
+        training = read_yaml(seed / name / "training.yaml").data
+        assert [Path(one).name for one in training["data"]["databases"]] == [f"{source}.hdf5"]
+        assert training["training"]["seed"] == 7
         found, judged = read(seed / f"{name}-found/prediction.json"), seed / f"{name}-judged"
         assert [one["first_row"] for one in found["images"]] == [528]
         assert found["preparation"]["own_scale"]
@@ -166,6 +170,14 @@ def test_what_is_done_stays_done(folder: Path) -> None:
     assert len(before) == 4
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("weights.npz")} == before
     assert (folder / "table.txt").read_text() == table and "positions" in read(judged)
+
+
+def test_a_folder_goes_on_with_the_settings_it_was_begun_with(folder: Path) -> None:
+    files = ("--micrograph", "phantom.npy", "--gan", "gan.yaml", "--defects", "gan.yaml")
+    done = start(folder.parent, "--seeds", 7, "--output", "done", "--images", 3, *files)
+    assert done.returncode == 1 and "was begun with other settings" in done.stderr
+    assert "< images: 2\n" in done.stderr and "> images: 3\n" in done.stderr
+    assert "< defects.yaml: " in done.stderr and "phantom" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -417,14 +417,23 @@ def test_outputs_of_one_stage_are_the_inputs_of_the_next(tmp_path: Path) -> None
     assert jobs["evaluate"].arguments[-2:] == ("--part", "validation")
 
 
-def test_a_network_that_is_judged_on_what_it_learnt_is_warned_of(tmp_path: Path) -> None:
-    def warned(stages: str) -> bool:
-        notes = prepare(full_chain(tmp_path, stages)).notes
-        return any("images that it has learnt from" in note for note in notes)
+def test_a_network_that_learns_from_all_images_cannot_be_judged_on_them(tmp_path: Path) -> None:
+    def order_of(stages: str) -> Order:
+        made = full_chain(tmp_path, stages)
+        net = tmp_path / "net.yaml"
+        net.write_text(net.read_text().replace("data: {", "data: {validation: 0, "))
+        return made
 
-    assert warned("{simulate: {}, train: {file: net.yaml}, evaluate: {}}")
-    assert not warned("{simulate: {}, subset: {}, train: {file: net.yaml}, evaluate: {}}")
-    assert not warned("{simulate: {}, train: {file: net.yaml}, evaluate: {images: [net.yaml]}}")
+    with pytest.raises(ConfigError, match=r"stages.evaluate: the network learns from all images"):
+        prepare(order_of("{simulate: {}, train: {file: net.yaml}, evaluate: {}}"))
+    for stages in (
+        "{simulate: {}, subset: {}, train: {file: net.yaml}, evaluate: {}}",
+        "{simulate: {}, train: {file: net.yaml}, evaluate: {images: [net.yaml]}}",
+    ):
+        assert prepare(order_of(stages)).jobs
+    assert prepare(
+        full_chain(tmp_path, "{simulate: {}, train: {file: net.yaml}, evaluate: {}}")
+    ).jobs
 
 
 @pytest.mark.parametrize(
