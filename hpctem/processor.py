@@ -41,6 +41,7 @@ COMPILED = (
     "optics/panels.py",
     "optics/passes.py",
     "optics/probe_passage_cpu.py",
+    "optics/spreading.py",
     "optics/spreading_cpu.py",
     "structures/amorphous.py",
 )

@@ -65,6 +65,10 @@ def open_generator(folder: Path, network: str) -> Generate:
     # How many threads compute decides in which order they sum; ranks share the work instead.
     with suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
+    if tf.config.list_physical_devices("GPU"):
+        # A GPU's library picks its convolutions by timing them, on each start anew: ranks and
+        # resumed jobs must take the same.
+        tf.config.experimental.enable_op_determinism()
     generator = open_model(folder).network(network)
     run = tf.function(lambda images: generator(images, training=False))
 
