@@ -125,8 +125,8 @@ def check_learning(stages: Iterable[str]) -> None:
     if learning and importlib.util.find_spec("tensorflow") is None:
         raise MachineError(
             f"{', '.join(learning)}: there is no TensorFlow in {sys.prefix}, where the jobs will "
-            "run: pip install 'hpctem[train]' (train-cpu "
-            "without GPUs), or name stages without a network by --stages"
+            "run: pip install 'hpctem[train]' (train-cpu without GPUs), or name stages without a "
+            "network by --stages"
         )
 
 
