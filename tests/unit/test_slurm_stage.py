@@ -298,13 +298,13 @@ def test_what_is_run_beforehand_decides(tmp_path: Path, code: int, worked: bool)
 
 def test_signals_are_heard_while_something_is_run_beforehand(tmp_path: Path) -> None:
     script = write_script(tmp_path)
-    before = f"touch {tmp_path}/ready; exec sleep 2"
+    before = f"touch {tmp_path}/ready; exec sleep 20"
     script.write_text(f"beforehand=(bash -c '{before}')\n" + script.read_text())
     words = ["bash", str(script), "touch", f"{tmp_path}/worked"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment()) as job:
         wait_for(lambda: (tmp_path / "ready").exists())
         job.send_signal(signal.SIGTERM)
-        assert job.wait(timeout=1.5) == 143
+        assert job.wait(timeout=10) == 143
     assert state_of(tmp_path)["state"] == "interrupted"
 
 
