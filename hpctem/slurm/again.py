@@ -106,7 +106,7 @@ def _submit_missing(folder: Path) -> list[str]:
         raise MachineError(
             "squeue does not say what is in the queue, so that jobs could be there twice; try again"
         )
-    numbers = {stage.number.split("_")[0] for stage in standing.stages}
+    numbers = {stage.number for stage in standing.stages}
     own = [job.split("_")[0] for job in this_job() if job.split("_")[0] in numbers]
     missing = find_missing(standing, leaving=bool(own))
     if not missing.jobs:

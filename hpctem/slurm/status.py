@@ -40,6 +40,7 @@ class Task:
 
     left    of its time, as Slurm tells it; '' where it does not run
     queued  whether Slurm has not ended its job
+    job     that wrote its state, as squeue names it; '' before one has
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     starts: int = 0
     left: str = ""
     queued: bool = False
+    job: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def look(folder: Path) -> Standing:
             for n in range(len(said))
         )
         stages.append(Stage(job, number, "", "", tasks, done, ""))
-    told = _tell_ends(stages, folder, "cancelled" in submitted)
+    told = _tell_ends(stages, "cancelled" in submitted)
     return Standing(folder, chain["campaign"], chain["site"], told, queue is not None)
 
 
@@ -209,7 +211,9 @@ def _judge(
     if state == "leaving" and (here is None or here.job == said.get("job")):
         return Task(name, "leaving", reason, starts, queued=here is not None)
     if here is None:
-        return Task(name, state if state in ("failed", "interrupted") else "", reason, starts)
+        # What has no state yet is told by `_tell_ends`.
+        shown = state if state in ("failed", "interrupted") else ""
+        return Task(name, shown, reason, starts, job=str(said.get("job", "")))
     if not here.waiting:
         return Task(name, "running", reason, starts, here.left, queued=True)
     if here.reason == "DependencyNeverSatisfied":
@@ -237,11 +241,10 @@ def _find_lacking(folder: Path, job: Job, n: int, done: Done | None) -> str:
     return ""
 
 
-def _tell_ends(stages: list[Stage], folder: Path, cancelled: bool) -> tuple[Stage, ...]:
+def _tell_ends(stages: list[Stage], cancelled: bool) -> tuple[Stage, ...]:
     """The stages, where the queue no longer knows a task with what accounting says of its end."""
     gone = {
-        task.name: str(_read_state(folder / STATE / f"{task.name}.json").get("job", ""))
-        or stage.number + (f"_{n}" if stage.job.volumes else "")
+        task.name: task.job or stage.number + (f"_{n}" if stage.job.volumes else "")
         for stage in stages
         for n, task in enumerate(stage.tasks, 1)
         if task.state == ""

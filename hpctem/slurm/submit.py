@@ -140,8 +140,11 @@ def prepare(order: Order, tell: Callable[[str], None] = lambda line: None) -> Pr
         databases = 2 if "translate" in chosen else 1
         choice, notes = _weigh(order, campaign, wanted, shares["simulate"], folder, databases, tell)
         volumes = choice.volumes
-        if volumes and shares["simulate"].nodes > _most_nodes(order.site, shares["simulate"]):
-            shares["simulate"] = replace(shares["simulate"], nodes=1)
+    # Of volumes each has a job of its own, whether they are cut now or lie there.
+    if volumes and "simulate" in chosen:
+        simulate = shares["simulate"]
+        if simulate.nodes > _most_nodes(order.site, simulate):
+            shares["simulate"] = replace(simulate, nodes=1)
     for stage, share in shares.items():
         check_nodes(share, order.site.partitions[share.partition], stage)
     networks, texts = read_networks(chosen, document, name, volumes or 0)
@@ -373,13 +376,14 @@ def commands_by_hand(folder: Path, jobs: Sequence[Job]) -> list[str]:
             number = "" if task is None else f"{task:0{width}d}"
             commands = [("subset", job.drawn)] if job.drawn else []
             for program, arguments in [*commands, (job.program, job.arguments)]:
-                words = [str(root / "jobs" / program)]
-                for word in arguments:
-                    if not isinstance(word, Inside):
-                        words.append(word)
-                    elif word.name.startswith("*/"):
-                        words.append(word.name.replace("*", number))
-                    else:
-                        words.append(str(folder / word.name.replace("*", number)))
-                lines.append(" ".join(map(quote, words)))
+                given = [_fill_in(word, folder, number) for word in arguments]
+                lines.append(" ".join(map(quote, [str(root / "jobs" / program), *given])))
     return lines
+
+
+def _fill_in(word: Argument, folder: Path, number: str) -> str:
+    """An argument as it is typed: a file by its path, with the number of its volume."""
+    if not isinstance(word, Inside):
+        return word
+    text = word.name.replace("*", number)
+    return text if word.name.startswith("*/") else str(folder / text)

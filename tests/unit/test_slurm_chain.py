@@ -203,6 +203,17 @@ def test_a_network_needs_tensorflow_where_it_is_submitted(
         prepare(full_chain(tmp_path, "{simulate: {}, train: {file: net.yaml}}"))
 
 
+def test_an_array_that_lies_there_is_submitted_again_as_it_was(tmp_path: Path) -> None:
+    """More nodes than a job may have made it an array; the second time its volumes say so."""
+    asked = order(tmp_path, "{simulate: {nodes: 3, partition: single}}")
+    first = prepare(asked)
+    assert (first.jobs[0].volumes, first.jobs[0].share.nodes) == (3, 1)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "small.v1of3.hdf5").touch()
+    again = prepare(asked)
+    assert again.jobs == first.jobs
+
+
 def test_one_process_gets_memory_for_the_columns_of_many_images() -> None:
     assert share("{report: {}}", "report").memory == "8G"
     assert share("{report: {memory: 2G}}", "report").memory == "2G"
