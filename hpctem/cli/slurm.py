@@ -86,14 +86,14 @@ def submit(
     prepared = prepare(order, lambda line: click.echo(f"{line} ...", err=True))
     click.echo(format_prepared(prepared))
     write_folder(prepared)
-    if test_only:
+    if test_only or not dry_run:
         require_slurm(prepared)
+    if test_only:
         for stage, answer in try_chain(prepared.folder, prepared.jobs).items():
             click.echo(f"{stage}: {answer}")
     if dry_run:
         click.echo(f"nothing is submitted; the scripts: {prepared.folder / 'scripts'}")
         return
-    require_slurm(prepared)
     for line in submit_again(prepared.folder):
         click.echo(line)
     click.echo(f"to follow it: hpctem status {click.format_filename(prepared.folder)}")

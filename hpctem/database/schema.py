@@ -9,6 +9,7 @@ it.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,6 +283,13 @@ def volume_path(path: str | Path, number: int, volumes: int) -> Path:
     path = Path(path)
     width = len(str(volumes))
     return path.with_name(f"{path.stem}.v{number:0{width}d}of{volumes}{path.suffix or '.hdf5'}")
+
+
+def find_files(path: Path) -> list[Path]:
+    """The file of a database, or the volumes that it is cut into, as far as they are there."""
+    if path.exists():
+        return [path]
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.v*of*{path.suffix}"))
 
 
 def fit_text(text: str | bytes, size: int) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpctem.database.schema import find_files
 from hpctem.errors import ConfigError
 from hpctem.inputs import list_files
 from hpctem.marked_yaml import MarkedYaml, read_yaml
@@ -49,11 +49,11 @@ def read_before(folder: Path) -> Before:
 
 def find_volumes(folder: Path, name: str) -> int | None:
     """Into how many volumes the database in a folder is cut, 0 for one file; None without one."""
-    if (folder / f"{name}.hdf5").exists():
-        return 0
-    for path in sorted(folder.glob(f"{glob.escape(name)}.v*of*.hdf5")):
-        return int(path.name.removesuffix(".hdf5").rpartition("of")[2])
-    return None
+    whole = folder / f"{name}.hdf5"
+    files = find_files(whole)
+    if not files or files == [whole]:
+        return 0 if files else None
+    return int(files[0].stem.rpartition("of")[2])
 
 
 def check_same_campaign(folder: Path, document: MarkedYaml) -> None:

@@ -4,7 +4,6 @@ prints it for the job scripts, which count the starts that brought nothing.
 
 from __future__ import annotations
 
-import glob
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from hpctem.database.journal import journal_folder
 from hpctem.database.pace import read_pace
 from hpctem.database.reader import open_database
+from hpctem.database.schema import find_files
 from hpctem.errors import HpctemError
 from hpctem.marked_yaml import read_yaml
 
@@ -122,9 +122,7 @@ def fingerprint(argument: str) -> str:
     if path.suffix in (".yaml", ".yml"):
         path = _named_by(path)
     if path.suffix == ".hdf5":
-        volumes = sorted(path.parent.glob(f"{glob.escape(path.stem)}.v*of*.hdf5"))
-        files = [path] if path.exists() else volumes
-        return "+".join(_count_committed(file) for file in files)
+        return "+".join(map(_count_committed, find_files(path)))
     for checkpoint in reversed(list_checkpoints(path)):
         try:
             place = read_place(checkpoint)
