@@ -11,6 +11,7 @@ processor model, so without this two kinds of node would disagree.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -27,6 +28,9 @@ from hpctem.errors import ConfigError
 from hpctem.processor import read_target
 
 CPU_FFTS = ("mkl_fft", "pyfftw", "scipy")
+LAUNCH_PIXELS = 2**20
+"""Complex pixels that a GPU reads and writes (3 TB/s) while the next kernel is launched (5 us)."""
+
 os.environ.setdefault("MKL_CBWR", "AVX2")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
@@ -43,13 +47,15 @@ class Backend:
     """The array module, FFT and device of this process.
 
     Attributes: `name` 'numpy' or 'cupy'; `xp` the array module; `fft_provider` 'mkl_fft',
-    'pyfftw', 'scipy' or 'cufft'; `device` a text for people ('CPU', 'NVIDIA H100 (device 0)').
+    'pyfftw', 'scipy' or 'cufft'; `device` a text for people ('CPU', 'NVIDIA H100 (device 0)');
+    `cache`, of a GPU, the bytes of its L2 cache.
     """
 
     name: str
     xp: ModuleType
     fft_provider: str
     device: str
+    cache: int = 0
     _plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -59,6 +65,18 @@ class Backend:
         A rank may see only its own GPU, so the number of the device does not tell them apart.
         """
         return str(self.xp.cuda.Device().pci_bus_id) if self.name == "cupy" else ""
+
+    def planes_at_once(self, planes: int, pixels: int, fields: int) -> int:
+        """How many of `planes` complex64 planes of `pixels` each are worked on together.
+
+        On a CPU one: its passes keep to lines. On a GPU as many as leave `fields` arrays of them in
+        its cache, but no fewer than fill a kernel for longer than its launch takes; then the fewest
+        that make as few rounds. They are part of what fixes the bytes there.
+        """
+        if not self.cache:
+            return 1
+        most = max(self.cache // (8 * fields * pixels), math.ceil(LAUNCH_PIXELS / pixels))
+        return math.ceil(planes / math.ceil(planes / most))
 
     def asarray(self, a: Any, dtype: Any = None) -> Any:
         """Return `a` as an array of this backend, copied to the device where there is one."""
@@ -101,8 +119,8 @@ class Backend:
     def fft2(self, a: Any, out: Any = None) -> Any:
         """Discrete Fourier transform over the last two axes, exp(-2 pi i j m / n), unscaled.
 
-        `a`: complex64 or complex128 [..., ny, nx]; `out`: an array like `a`, which may be `a`
-        itself, or None for a new one. Returns `out`, of the dtype of `a`.
+        `a`: complex64 or complex128 [..., ny, nx]; `out`: an array like `a`, C-contiguous, which
+        may be `a` itself, or None for a new one. Returns `out`, of the dtype of `a`.
         """
         return self._transform(a, out, forward=True, scaled=False)
 
@@ -144,15 +162,15 @@ class Backend:
         return out
 
     def _transform_on_gpu(self, a: Any, out: Any, forward: bool, scaled: bool) -> Any:
-        from cupyx.scipy import fft
+        from cupy.cuda import cufft
 
-        transform = fft.fft2 if forward else fft.ifft2
-        norm = "backward" if forward or scaled else "forward"
-        result = transform(a, axes=(-2, -1), norm=norm, overwrite_x=out is a)
+        source = self.xp.ascontiguousarray(a)
         if out is None:
-            return result
-        if result is not out and result.data.ptr != out.data.ptr:
-            out[...] = result
+            out = self.xp.empty_like(source)
+        direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
+        _plan_on_gpu(source.shape, source.dtype.char).fft(source, out, direction)
+        if scaled and not forward:
+            out *= out.real.dtype.type(1 / math.prod(out.shape[-2:]))
         return out
 
     def identity(self) -> dict[str, str]:
@@ -179,7 +197,7 @@ class Backend:
             runtime = self.xp.cuda.runtime
             identity["cupy"] = self.xp.__version__
             identity["cuda"] = str(runtime.runtimeGetVersion())
-            identity["device"] = _device_name(self.xp)
+            identity["device"] = _device_properties(self.xp)[0]
         return identity
 
 
@@ -224,6 +242,16 @@ def _scipy_plane(_: dict, source: np.ndarray, out: np.ndarray, forward: bool, sc
 
 
 _CPU_TRANSFORMS = {"mkl_fft": _mkl_plane, "pyfftw": _fftw_plane, "scipy": _scipy_plane}
+
+
+# cupyx.scipy.fft takes several times as long to find its plan as a GPU for the transform.
+@lru_cache(maxsize=16)
+def _plan_on_gpu(shape: tuple[int, ...], dtype: str) -> Any:
+    """The plan of cuFFT for the last two axes of an array, with its work area."""
+    import cupy
+    from cupyx.scipy.fft import get_fft_plan
+
+    return get_fft_plan(cupy.empty(shape, dtype), axes=(-2, -1))
 
 
 def _real_forward(provider: str, a: Any) -> Any:
@@ -327,9 +355,11 @@ def _fft_digest(backend: Backend) -> str:
     return _digest_transforms(backend)
 
 
-def _device_name(cupy: ModuleType) -> str:
-    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
-    return name.decode() if isinstance(name, bytes) else str(name)
+def _device_properties(cupy: ModuleType) -> tuple[str, int]:
+    """Name and bytes of L2 cache of the device in use."""
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    name = properties["name"]
+    return name.decode() if isinstance(name, bytes) else str(name), int(properties["l2CacheSize"])
 
 
 def _choose_cpu_fft(fft: str) -> str:
@@ -370,7 +400,8 @@ def select_backend(device: str = "auto", local_rank: int = 0, fft: str = "auto")
         if cupy is not None:
             index = local_rank % cupy.cuda.runtime.getDeviceCount()
             cupy.cuda.Device(index).use()
-            return Backend("cupy", cupy, "cufft", f"{_device_name(cupy)} (device {index})")
+            name, cache = _device_properties(cupy)
+            return Backend("cupy", cupy, "cufft", f"{name} (device {index})", cache)
         if device == "cuda":
             raise ConfigError(f"device 'cuda' was asked for, but {reason}. Use --device cpu.")
     return Backend("numpy", np, _choose_cpu_fft(fft), "CPU")

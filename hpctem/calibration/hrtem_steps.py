@@ -32,7 +32,7 @@ from hpctem.hrtem.campaign import (
 from hpctem.hrtem.conditions import DrawConditions
 from hpctem.hrtem.experiment import Experiment, set_optics
 from hpctem.hrtem.tables import EXIT_WAVES
-from hpctem.optics.multislice import GPU_BATCH
+from hpctem.optics.multislice import FIELDS
 from hpctem.optics.transfer import form_images
 from hpctem.structures.scenes import Structure
 
@@ -88,7 +88,8 @@ def _time_waves(
     """Time multislice; the exit waves of one batch, and its size."""
     config = experiment.config
     finite = config.simulation.projection == "finite"
-    batch = 1 if experiment.backend.name == "numpy" else min(GPU_BATCH, len(displaced))
+    pixels = math.prod(experiment.grids.wave)
+    batch = experiment.backend.planes_at_once(len(displaced), pixels, FIELDS)
     calls = config.waves * len(displaced) / batch
 
     def pass_batch(positions: np.ndarray) -> Any:

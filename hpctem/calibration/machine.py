@@ -16,7 +16,8 @@ from hpctem.backend import Backend
 class Machine:
     """Where a calibration was made: one node of it and what hpctem used there.
 
-    cores and memory (bytes) are those that the process may use; `devices`: GPUs of the node.
+    cores and memory (bytes) are those that the process may use; `devices`: GPUs of the node;
+    `cache`: bytes of the L2 cache of each.
     """
 
     host: str
@@ -27,6 +28,7 @@ class Machine:
     devices: int
     fft: str
     version: str
+    cache: int = 0
 
     @property
     def by_lines(self) -> bool:
@@ -46,6 +48,7 @@ def describe_machine(backend: Backend) -> Machine:
         devices=devices,
         fft=backend.fft_provider,
         version=hpctem.__version__,
+        cache=backend.cache,
     )
 
 

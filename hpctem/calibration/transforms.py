@@ -17,10 +17,10 @@ import numpy as np
 
 from hpctem.backend import Backend
 from hpctem.compiling import compile_loop
+from hpctem.optics import multislice
 from hpctem.optics.grid import fast_size
 from hpctem.optics.lanes import LINE
 from hpctem.optics.line_transforms import invert, plan_lines, transform
-from hpctem.optics.multislice import GPU_BATCH
 
 Shape = tuple[int, ...]
 # Sizes timed beside the campaign's own, so that other campaigns can be estimated.
@@ -28,6 +28,8 @@ FIELDS = (96, 160, 256, 384, 512, 640, 800, 1024, 1280, 1600, 2048)
 SHORTEST_LINE, LONGEST_LINE = 64, 2048
 # A CPU transforms whole fields for labels and exit waves alone, which are on the image's grid.
 LARGEST_LABELS = 1280
+# Of frozen phonons, as most campaigns have them.
+CONFIGURATIONS = 8
 FIELD_SECONDS, LINE_SECONDS, REPEATS = 0.01, 0.0005, 3
 
 
@@ -52,14 +54,14 @@ def choose_ladder(backend: Backend, shapes: Iterable[Shape]) -> list[Shape]:
 def time_transforms(shapes: Iterable[Shape], backend: Backend) -> dict[Shape, float]:
     """Seconds of one complex64 transform of each shape, in place, or of a real one: best of three.
 
-    On a GPU as many planes at once as exit waves are computed in, divided by their number.
+    On a GPU as many planes at once as exit waves of 8 configurations, divided by their number.
     """
     time_one = {1: _time_lines, 2: _time_field, 3: _time_real}
     return {shape: time_one[len(shape)](shape, backend) for shape in dict.fromkeys(shapes)}
 
 
 def _time_field(shape: Shape, backend: Backend) -> float:
-    batch = 1 if backend.name == "numpy" else GPU_BATCH
+    batch = backend.planes_at_once(CONFIGURATIONS, math.prod(shape), multislice.FIELDS)
     plane = backend.xp.ones((batch, *shape), dtype=np.complex64)
 
     def there_and_back(times: int) -> None:

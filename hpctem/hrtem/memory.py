@@ -6,7 +6,7 @@ import math
 
 from hpctem.database.schema import Layout
 from hpctem.hrtem.experiment import Experiment
-from hpctem.optics.multislice import GPU_BATCH
+from hpctem.optics import focus, multislice
 from hpctem.structures import recipes
 
 # Python with its libraries and compiled kernels, measured: 275 MB, 3 % more or less.
@@ -41,7 +41,6 @@ def estimate_memory(experiment: Experiment, layout: Layout, on_device: bool = Fa
     config, grids, backend = experiment.config, experiment.grids, experiment.backend
     simulation = config.simulation
     phonons = simulation.phonons.configurations if simulation.phonons else 1
-    batch = min(phonons, GPU_BATCH) if on_device else 1
     wave, image = 8.0 * math.prod(grids.wave), 8.0 * math.prod(grids.exit)
     finite = simulation.projection == "finite"
     channels = len(recipes.list_elements(config.structure)) * (DEPTH_FUNCTIONS if finite else 1)
@@ -50,8 +49,13 @@ def estimate_memory(experiment: Experiment, layout: Layout, on_device: bool = Fa
     focused = config.imaging.foci / 2 + PARTICLE_ARRAYS * count
     tables = (GPU_WINDOW_ARRAYS + GPU_FACTOR_ARRAYS * channels) * wave + phonons * image
     if on_device:  # and the work area of cuFFT, as large as what it transforms
-        passing = (GPU_WAVE_ARRAYS + 1) * batch * wave
-        imaging = (phonons + GPU_IMAGE_ARRAYS + focused + 2 * batch) * image
+        passed, looked = (
+            backend.planes_at_once(phonons, math.prod(shape), fields)
+            for shape, fields in ((grids.wave, multislice.FIELDS), (grids.exit, focus.FIELDS))
+        )
+        passing = (GPU_WAVE_ARRAYS + 1) * passed * wave
+        kept = focus.PLANES / 2  # real
+        imaging = (phonons + GPU_IMAGE_ARRAYS + focused + kept + 2 * looked) * image
         return CUDA_DEVICE_BYTES + tables + max(passing, imaging)
     atoms = recipes.count_atoms(config.structure)
     places = atoms * ((FINITE_ATOM_BYTES if finite else ATOM_BYTES) + 24 * phonons)

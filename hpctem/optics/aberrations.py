@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -60,36 +61,35 @@ NAMES = tuple(field.name for field in fields(Aberrations) if field.name.startswi
 """C10, C12, C21, ..., C56."""
 
 
-def chi(
-    alpha: np.ndarray, phi: np.ndarray, wavelength: float, aberrations: Aberrations
-) -> np.ndarray:
+def chi(alpha: Any, phi: Any, wavelength: float, aberrations: Aberrations, xp: Any = np) -> Any:
     """Aberration phase in rad, float64.
 
     `alpha`: scattering angles in rad, `phi`: azimuths in rad from +x to +y, of shapes that
-    broadcast; `wavelength` in A. The wave is multiplied by exp(-i chi).
+    broadcast, arrays of `xp` as what is returned; `wavelength` in A. The wave is multiplied by
+    exp(-i chi).
     """
-    alpha = np.asarray(alpha, dtype=np.float64)
-    phase = np.zeros(np.broadcast_shapes(alpha.shape, np.shape(phi)))
+    alpha = xp.asarray(alpha, dtype=np.float64)
+    phase = xp.zeros(np.broadcast_shapes(alpha.shape, np.shape(phi)))
     for n, m, coefficient, azimuth in aberrations.terms():
         radial = coefficient * alpha ** (n + 1) / (n + 1)
-        phase += radial * np.cos(m * (phi - azimuth)) if m else radial
+        phase += radial * xp.cos(m * (phi - azimuth)) if m else radial
     return 2 * np.pi / wavelength * phase
 
 
 def chi_gradient(
-    alpha: np.ndarray, phi: np.ndarray, wavelength: float, aberrations: Aberrations
-) -> tuple[np.ndarray, np.ndarray]:
+    alpha: Any, phi: Any, wavelength: float, aberrations: Aberrations, xp: Any = np
+) -> tuple[Any, Any]:
     """Gradient of chi over the angle: d chi / d alpha and (1 / alpha) d chi / d phi, in rad / rad.
 
     Arguments as for `chi`; float64. lambda / (2 pi) times it is the ray's shift in the image.
     """
-    alpha = np.asarray(alpha, dtype=np.float64)
+    alpha = xp.asarray(alpha, dtype=np.float64)
     shape = np.broadcast_shapes(alpha.shape, np.shape(phi))
-    radial, azimuthal = np.zeros(shape), np.zeros(shape)
+    radial, azimuthal = xp.zeros(shape), xp.zeros(shape)
     for n, m, coefficient, azimuth in aberrations.terms():
         power = coefficient * alpha**n
-        radial += power * np.cos(m * (phi - azimuth))
-        azimuthal -= power * m / (n + 1) * np.sin(m * (phi - azimuth))
+        radial += power * xp.cos(m * (phi - azimuth))
+        azimuthal -= power * m / (n + 1) * xp.sin(m * (phi - azimuth))
     scale = 2 * np.pi / wavelength
     return scale * radial, scale * azimuthal
 

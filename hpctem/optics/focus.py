@@ -27,14 +27,15 @@ class Focus(Protocol):
         self, spectra: Any, transfer: Any, grid: Grid, wavelength: float, backend: Backend
     ) -> None: ...
 
-    def look(self, defocus: float, shares: np.ndarray) -> Any:
-        """The sum over configurations of shares[p] |psi_p|^2 in the plane `defocus` (A).
+    def add_planes(
+        self, images: Any, defoci: np.ndarray, weights: np.ndarray, shares: np.ndarray
+    ) -> None:
+        """Add to images[m] the sum of weights[n, m] shares[p] |psi_p|^2 in the planes defoci[n].
 
-        `shares`: float32 (P,). Returns float32 (ny, nx) on the backend, valid until the next call.
+        `images`: float32 (M, ny, nx) on the backend; `defoci`: float64 (N,) in A; `weights`:
+        float32 (N, M), 0 where an image has no part in a plane; `shares`: float32 (P,). Planes are
+        added in their order, so the bytes of an image do not depend on the others.
         """
-
-    def add(self, image: Any, weight: float) -> None:
-        """Add `weight` times what was looked at last to `image`, float32 (ny, nx)."""
 
 
 def focus_for(backend: Backend) -> type[Focus]:
@@ -46,36 +47,47 @@ def focus_for(backend: Backend) -> type[Focus]:
     return FocusByKernels
 
 
+FIELDS = 3
+"""Fields that a GPU's cache should hold of the configurations at once: spectra, waves, planes."""
+
+PLANES = 16
+"""Planes that are kept until images are summed from them: each image is read and written once."""
+
+
 class FocusByKernels:
     """The formula as it stands, with the backend's kernels and transforms; see `Focus`."""
-
-    batch = 4  # configurations at once: the fields of four 640-pixel waves stay in a GPU's cache
 
     def __init__(
         self, spectra: Any, transfer: Any, grid: Grid, wavelength: float, backend: Backend
     ) -> None:
-        self.spectra, self.transfer = spectra, backend.asarray(transfer)
+        self.spectra, self.transfer = spectra, transfer
         self.grid, self.wavelength, self.backend = grid, wavelength, backend
-        batch = min(self.batch, spectra.shape[0])
+        batch = backend.planes_at_once(spectra.shape[0], grid.pixels, FIELDS)
         self.work = backend.xp.empty((batch, *grid.shape), dtype=np.complex64)
-        self.intensity = backend.xp.empty(grid.shape, dtype=np.float32)
 
-    def look(self, defocus: float, shares: np.ndarray) -> Any:
-        """See `Focus.look`."""
-        backend, kernels = self.backend, kernels_for(self.backend)
+    def add_planes(
+        self, images: Any, defoci: np.ndarray, weights: np.ndarray, shares: np.ndarray
+    ) -> None:
+        """See `Focus.add_planes`."""
+        backend = self.backend
         # underfocus looks at a plane before the exit plane: back by the defocus
-        legs = fresnel_factors(self.grid, self.wavelength, -defocus)
-        along_y, along_x = (backend.asarray(factor) for factor in legs)
-        self.intensity.fill(0)
-        shares = backend.asarray(shares)
-        for begin in range(0, self.spectra.shape[0], self.work.shape[0]):
-            block = self.spectra[begin : begin + self.work.shape[0]]
+        legs = fresnel_factors(self.grid, self.wavelength, -defoci, xp=backend.xp)
+        weights, shares = backend.asarray(weights), backend.asarray(shares)
+        planes = backend.xp.empty((min(PLANES, len(defoci)), *self.grid.shape), dtype=np.float32)
+        for begin in range(0, len(defoci), PLANES):
+            chosen = slice(begin, begin + PLANES)
+            looked = planes[: len(defoci[chosen])]
+            looked.fill(0)
+            for plane, along_y, along_x in zip(looked, *(leg[chosen] for leg in legs), strict=True):
+                self._look(plane, along_y, along_x, shares)
+            kernels_for(backend).add_planes(images, looked, weights[chosen])
+
+    def _look(self, plane: Any, along_y: Any, along_x: Any, shares: Any) -> None:
+        """Add the intensities of all configurations at one defocus to `plane`, float32 (ny, nx)."""
+        kernels, count = kernels_for(self.backend), self.work.shape[0]
+        for begin in range(0, self.spectra.shape[0], count):
+            block = self.spectra[begin : begin + count]
             waves = self.work[: block.shape[0]]
             kernels.focus(waves, block, self.transfer, along_y, along_x)
-            backend.ifft2(waves, out=waves, scaled=False)
-            kernels.accumulate(self.intensity, waves, shares[begin : begin + block.shape[0]])
-        return self.intensity
-
-    def add(self, image: Any, weight: float) -> None:
-        """See `Focus.add`."""
-        image += self.intensity * np.float32(weight)
+            self.backend.ifft2(waves, out=waves, scaled=False)
+            kernels.accumulate(plane, waves, shares[begin : begin + count])

@@ -37,16 +37,17 @@ class FocusByPanels:
         self.wave = empty_lines(panels, rows * LINE)
         self.intensity = empty_lines(ny, panels * LANES)
 
-    def look(self, defocus: float, shares: np.ndarray) -> Any:
-        """See `Focus.look`."""
+    def add_planes(
+        self, images: Any, defoci: np.ndarray, weights: np.ndarray, shares: np.ndarray
+    ) -> None:
+        """See `hpctem.optics.focus.Focus.add_planes`."""
         # underfocus looks at a plane before the exit plane: back by the defocus
-        factors = fresnel_factors(self.grid, self.wavelength, -defocus)
-        self.intensity.fill(0)
-        for lines, share in zip(self.lines, shares, strict=True):
-            passes.focus_lines(self.wave, lines, *factors, self.along_x, self.band)
-            passes.add_intensity(self.intensity, self.wave, share, self.band, self.along_y)
-        return self.intensity[:, : self.grid.shape[1]]
-
-    def add(self, image: Any, weight: float) -> None:
-        """See `Focus.add`."""
-        passes.add_scaled(image, self.intensity, np.float32(weight))
+        legs = fresnel_factors(self.grid, self.wavelength, -defoci)
+        for leg_y, leg_x, of_images in zip(*legs, weights, strict=True):
+            self.intensity.fill(0)
+            for lines, share in zip(self.lines, shares, strict=True):
+                passes.focus_lines(self.wave, lines, leg_y, leg_x, self.along_x, self.band)
+                passes.add_intensity(self.intensity, self.wave, share, self.band, self.along_y)
+            for image, weight in zip(images, of_images, strict=True):
+                if weight:
+                    passes.add_scaled(image, self.intensity, weight)

@@ -188,3 +188,16 @@ def _accumulate(intensity, wave, weight):
         a = wave[i].view(np.float32)
         for j in range(wave.shape[1]):
             intensity[i, j] += weight * (a[2 * j] * a[2 * j] + a[2 * j + 1] * a[2 * j + 1])
+
+
+@compile_lanes
+def add_planes(images, planes, weights):
+    """Add sum_n weights[n, m] planes[n] to images[m], in the order of n.
+
+    float32 [m, y, x], [n, y, x] and (n, m).
+    """
+    for m in range(images.shape[0]):
+        for n in range(planes.shape[0]):
+            for i in range(images.shape[1]):
+                for j in range(images.shape[2]):
+                    images[m, i, j] += weights[n, m] * planes[n, i, j]

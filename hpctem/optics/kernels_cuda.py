@@ -8,7 +8,7 @@ is plain enough to compile as C++ on a CPU, where a test compares it with the Nu
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,24 @@ THREADS = 256
 
 SOURCE = r"""
 typedef long long index_t;
-struct complex_t { float re, im; };
+struct alignas(8) complex_t { float re, im; };  /* read and written as one */
 
 #define PIXEL_OF(n) \
     index_t t = (index_t)blockIdx.x * blockDim.x + threadIdx.x; \
     if (t >= (n)) return;
 
+/* in 32 bits: divisions of 64 take a GPU longer than the memory */
 #define ROW_AND_COLUMN(ny, nx) \
-    int j = (int)(t % (nx)); int i = (int)(t / (nx) % (ny));
+    unsigned line = (unsigned)t / (unsigned)(nx); \
+    int j = (int)((unsigned)t - line * (unsigned)(nx)), i = (int)(line % (unsigned)(ny));
+
+#define GROUP 8  /* images that a thread sums in registers */
+
+__device__ inline complex_t times(complex_t a, complex_t b)
+{
+    complex_t product = {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+    return product;
+}
 
 __device__ inline float kernel_value(const float* table, int steps, int w, float phase, int q)
 {
@@ -46,7 +56,7 @@ extern "C" __global__ void spread(
 {
     PIXEL_OF((index_t)batch * ny * nx)
     ROW_AND_COLUMN(ny, nx)
-    index_t b = t / nx / ny;
+    index_t b = line / (unsigned)ny;
     int above = i - w + 1, before = j - w + 1;  /* first pixels of the atoms that reach this one */
     int by0 = (above < 0 ? above + ny : above) / side_y, by1 = i / side_y;
     int bx0 = (before < 0 ? before + nx : before) / side_x, bx1 = j / side_x;
@@ -81,26 +91,31 @@ extern "C" __global__ void combine(
     PIXEL_OF((index_t)batch * ny * nx)
     ROW_AND_COLUMN(ny, nx)
     float f = half[(index_t)(i < ny - i ? i : ny - i) * nx + j];
-    float re = grid[t].re * f, im = grid[t].im * f;
-    total[t].re = add ? total[t].re + re : re;
-    total[t].im = add ? total[t].im + im : im;
+    complex_t sum = {0.0f, 0.0f};
+    if (f == 0.0f) {  /* two thirds of an aperture, where nothing needs to be read */
+        if (!add) total[t] = sum;
+        return;
+    }
+    complex_t a = grid[t];
+    if (add) sum = total[t];
+    sum.re += a.re * f;
+    sum.im += a.im * f;
+    total[t] = sum;
 }
 
 extern "C" __global__ void phase_object(
     complex_t* transmission, const complex_t* potential, index_t size, int part, float sigma)
 {
     PIXEL_OF(size)
-    float phase = sigma * (part ? potential[t].im : potential[t].re);
-    transmission[t].re = cosf(phase);
-    transmission[t].im = sinf(phase);
+    complex_t v = potential[t], factor;
+    sincosf(sigma * (part ? v.im : v.re), &factor.im, &factor.re);
+    transmission[t] = factor;
 }
 
 extern "C" __global__ void multiply(complex_t* wave, const complex_t* factor, index_t size)
 {
     PIXEL_OF(size)
-    complex_t a = wave[t], f = factor[t];
-    wave[t].re = a.re * f.re - a.im * f.im;
-    wave[t].im = a.re * f.im + a.im * f.re;
+    wave[t] = times(wave[t], factor[t]);
 }
 
 extern "C" __global__ void propagate(
@@ -109,11 +124,16 @@ extern "C" __global__ void propagate(
 {
     PIXEL_OF((index_t)batch * ny * nx)
     ROW_AND_COLUMN(ny, nx)
-    complex_t a = wave[t], y = along_y[i], x = along_x[j];
     float f = half[(index_t)(i < ny - i ? i : ny - i) * nx + j];
-    float re = (y.re * x.re - y.im * x.im) * f, im = (y.re * x.im + y.im * x.re) * f;
-    wave[t].re = a.re * re - a.im * im;
-    wave[t].im = a.re * im + a.im * re;
+    complex_t leg = {0.0f, 0.0f};
+    if (f == 0.0f) {
+        wave[t] = leg;
+        return;
+    }
+    leg = times(along_y[i], along_x[j]);
+    leg.re *= f;
+    leg.im *= f;
+    wave[t] = times(wave[t], leg);
 }
 
 extern "C" __global__ void focus(
@@ -122,11 +142,9 @@ extern "C" __global__ void focus(
 {
     PIXEL_OF((index_t)batch * ny * nx)
     ROW_AND_COLUMN(ny, nx)
-    complex_t a = wave[t], f = transfer[(index_t)i * nx + j], y = along_y[i], x = along_x[j];
-    float re = a.re * f.re - a.im * f.im, im = a.re * f.im + a.im * f.re;
-    float pr = y.re * x.re - y.im * x.im, pi = y.re * x.im + y.im * x.re;
-    out[t].re = re * pr - im * pi;
-    out[t].im = re * pi + im * pr;
+    complex_t f = transfer[(index_t)i * nx + j];
+    if (f.re == 0.0f && f.im == 0.0f) out[t] = f;
+    else out[t] = times(times(wave[t], f), times(along_y[i], along_x[j]));
 }
 
 extern "C" __global__ void accumulate(
@@ -140,6 +158,28 @@ extern "C" __global__ void accumulate(
     }
     intensity[t] = sum;
 }
+
+extern "C" __global__ void add_planes(
+    float* images, const float* planes, const float* weights, int count, int number, index_t size)
+{
+    PIXEL_OF(size)
+    for (int first = 0; first < count; first += GROUP) {
+        float sums[GROUP];
+#pragma unroll
+        for (int m = 0; m < GROUP; ++m)
+            sums[m] = first + m < count ? images[(first + m) * size + t] : 0.0f;
+        for (int n = 0; n < number; ++n) {
+            float value = planes[n * size + t];
+            const float* row = weights + (index_t)n * count + first;
+#pragma unroll
+            for (int m = 0; m < GROUP; ++m)
+                if (first + m < count) sums[m] += row[m] * value;
+        }
+#pragma unroll
+        for (int m = 0; m < GROUP; ++m)
+            if (first + m < count) images[(first + m) * size + t] = sums[m];
+    }
+}
 """
 
 
@@ -150,9 +190,14 @@ def _module() -> Any:
     return cupy.RawModule(code=SOURCE)
 
 
+@cache
+def _function(name: str) -> Any:
+    return _module().get_function(name)
+
+
 def _launch(name: str, size: int, *arguments: Any) -> None:
     blocks = (size + THREADS - 1) // THREADS
-    _module().get_function(name)((blocks,), (THREADS,), arguments)
+    _function(name)((blocks,), (THREADS,), arguments)
 
 
 def _shape(field: Any) -> tuple[np.int32, np.int32, np.int32]:
@@ -207,3 +252,10 @@ def accumulate(intensity: Any, waves: Any, weights: Any) -> None:
     """Twin of `kernels_cpu.accumulate`."""
     size = np.int64(intensity.size)
     _launch("accumulate", intensity.size, intensity, waves, weights, np.int32(waves.shape[0]), size)
+
+
+def add_planes(images: Any, planes: Any, weights: Any) -> None:
+    """Twin of `kernels_cpu.add_planes`."""
+    (number, count), size = weights.shape, planes[0].size
+    _launch("add_planes", size, images, planes, weights, np.int32(count), np.int32(number),
+            np.int64(size))  # fmt: skip

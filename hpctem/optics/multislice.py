@@ -25,8 +25,8 @@ from hpctem.optics.scattering_factors import scattering_factor
 CENTROID_FREQUENCY = 0.5
 """Frequency in 1/A at which scattering is weighed for the centroid, amid what images transfer."""
 
-GPU_BATCH = 4
-"""Configurations at once on a GPU: psi, t and V of four 640-pixel waves stay in its L2 cache."""
+FIELDS = 3
+"""Fields that a GPU's cache should hold of the configurations it takes at once: psi, t and V."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def exit_waves(
     displaced z; the planes come from `slices`, by default planned from the mean positions.
     `output_shape` (my, mx): the wave is cropped in Fourier space to this coarser grid of the same
     extent, and limited to the circle of its Nyquist frequency. `batch`: configurations at once,
-    part of what fixes the bytes on a GPU (default 1 on a CPU, where it changes nothing, else 4).
+    part of what fixes the bytes on a GPU (by default what its cache holds; 1 on a CPU).
 
     Returns complex64 (P, my, mx) on the backend. Raises ConfigError for elements without
     scattering factor or an `output_shape` finer than the grid, SampleError for positions that
@@ -158,8 +158,8 @@ def exit_waves(
         return waves
     if slices is None:
         slices = plan_slices(positions.mean(axis=0), numbers, height, multislice)
-    if backend.name == "numpy":
-        batch = 1
+    if batch is None or backend.name == "numpy":
+        batch = backend.planes_at_once(positions.shape[0], grid.pixels, FIELDS)
     atomic = Atomic(multislice.parametrization, multislice.debye_waller)
     finite = multislice.projection == "finite"
     aperture = antialias_aperture(grid, multislice.taper) / grid.pixels
@@ -181,8 +181,8 @@ def exit_waves(
     occupied = np.arange(slices.count)
     if not finite:
         occupied = np.unique(slice_of(positions[..., 2], slices.thickness, slices.count))
-    for begin in range(0, positions.shape[0], batch or GPU_BATCH):
-        block = positions[begin : begin + (batch or GPU_BATCH)]
+    for begin in range(0, positions.shape[0], batch):
+        block = positions[begin : begin + batch]
         channels = make_channels(
             block, numbers, grid, atomic, slices.count, slices.thickness, finite, backend
         )
@@ -204,7 +204,7 @@ def propagate_waves(
     From the exit plane to the centre of a cell is `distance = -height / 2`.
     """
     grid = Grid(tuple(waves.shape[-2:]), extent)
-    along_y, along_x = (backend.asarray(f) for f in fresnel_factors(grid, wavelength, distance))
+    along_y, along_x = fresnel_factors(grid, wavelength, distance, xp=backend.xp)
     out = backend.fft2(backend.asarray(waves))
     out *= along_y[:, None] * along_x[None, :]
     return backend.ifft2(out, out=out)

@@ -20,19 +20,24 @@ from hpctem.optics.spreading import window_table
 
 
 def fresnel_factors(
-    grid: Grid, wavelength: float, distance: float, tilt: tuple[float, float] = (0.0, 0.0)
-) -> tuple[np.ndarray, np.ndarray]:
-    """Factors along y (ny,) and x (nx,) of the Fresnel propagator over `distance` A, complex64.
+    grid: Grid,
+    wavelength: float,
+    distances: Any,
+    tilt: tuple[float, float] = (0.0, 0.0),
+    xp: Any = np,
+) -> tuple[Any, Any]:
+    """Factors of Fresnel propagators along y (..., ny) and x (..., nx), complex64 arrays of `xp`.
 
-    `wavelength` in A, `tilt` of the beam towards x and y in rad.
+    `wavelength` in A; `distances`: float64 (...) in A; `tilt` of the beam towards x and y in rad.
     exp(-i pi lambda dz k^2 - 2 pi i dz k tan(tilt)) is their product, phases in float64. The
     second term, from the cross term of |k + k_t|^2, shifts the wave along the tilted beam.
     """
+    distance = xp.asarray(distances, dtype=np.float64)[..., None]
     scale = wavelength * distance
-    ky, kx = grid.frequencies()
+    ky, kx = (xp.asarray(k) for k in grid.frequencies())
     shift_x, shift_y = (math.tan(angle) * distance for angle in tilt)
-    along_y = np.exp(-1j * np.pi * (scale * ky**2 + 2 * shift_y * ky))
-    along_x = np.exp(-1j * np.pi * (scale * kx**2 + 2 * shift_x * kx))
+    along_y = xp.exp(-1j * np.pi * (scale * ky**2 + 2 * shift_y * ky))
+    along_x = xp.exp(-1j * np.pi * (scale * kx**2 + 2 * shift_x * kx))
     return along_y.astype(np.complex64), along_x.astype(np.complex64)
 
 
@@ -53,13 +58,13 @@ class Path:
     height: float
     half: np.ndarray
 
-    def legs(self, occupied: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Fresnel factors from each occupied slice to the next, the last to the exit plane."""
-        stops = [*(float(self.planes[s]) for s in occupied), self.height]
-        return [
-            fresnel_factors(self.grid, self.wavelength, stops[n + 1] - stops[n], self.tilt)
-            for n in range(len(occupied))
-        ]
+    def legs(self, occupied: list[int], xp: Any = np) -> tuple[Any, Any]:
+        """Fresnel factors from each occupied slice to the next, the last to the exit plane.
+
+        Complex64 (len(occupied), ny) and (len(occupied), nx), arrays of `xp`.
+        """
+        distances = np.diff(self.planes[occupied], append=self.height)
+        return fresnel_factors(self.grid, self.wavelength, distances, self.tilt, xp)
 
 
 class Passage(Protocol):
@@ -92,30 +97,24 @@ class KernelPassage:
         self.half = backend.asarray(path.half)
         self.support = backend.asarray(find_support(path.half))
         self.table = backend.asarray(window_table())
-        self.legs: tuple[list[int], Any, Any] = ([], None, None)
+        self.fields = backend.xp.empty((4, 0, *path.grid.shape), dtype=np.complex64)
 
-    def _lay_legs(self, occupied: list[int]) -> tuple[Any, Any]:
-        """Fresnel factors of all legs, complex64 (S, ny) and (S, nx), copied to the device at once.
-
-        They are kept: the batches of a structure go through the same slices.
-        """
-        if self.legs[0] != occupied:
-            along = zip(*self.path.legs(occupied), strict=True)
-            along_y, along_x = (self.backend.asarray(np.stack(factors)) for factors in along)
-            self.legs = list(occupied), along_y, along_x
-        return self.legs[1:]
+    def _take_fields(self, batch: int) -> Any:
+        """Four fields of `batch` planes each; the batches of a structure work in the same ones."""
+        if batch > self.fields.shape[1]:
+            self.fields = self.backend.xp.empty(
+                (4, batch, *self.path.grid.shape), dtype=np.complex64
+            )
+        return self.fields[:, :batch]
 
     def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
         """Send plane waves through the occupied slices; see `Passage`."""
         backend, kernels = self.backend, kernels_for(self.backend)
         deposits = channels[0].deposits
         batch = (deposits.first.size - 1) // (deposits.slices * math.prod(deposits.bins))
-        shape = (batch, *self.path.grid.shape)
-        wave, transmission, potential, work = (
-            backend.xp.empty(shape, dtype=np.complex64) for _ in range(4)
-        )
-        legs = zip(*self._lay_legs(occupied), strict=True)
-        for n, (s, (along_y, along_x)) in enumerate(zip(occupied, legs, strict=True)):
+        wave, transmission, potential, work = self._take_fields(batch)
+        legs = zip(occupied, *self.path.legs(occupied, backend.xp), strict=True)
+        for n, (s, along_y, along_x) in enumerate(legs):
             if n % 2 == 0:
                 pair = (s, occupied[n + 1] if n + 1 < len(occupied) else -1)
                 add_potentials(potential, work, channels, pair, self.table, backend)

@@ -49,7 +49,7 @@ class PanelPassage:
     def pass_through(self, channels: list[Channel], occupied: list[int]) -> Any:
         """Send a plane wave through the occupied slices; see `Passage`."""
         sigma = np.float32(self.path.sigma)
-        legs = self.path.legs(occupied)
+        legs = list(zip(*self.path.legs(occupied), strict=True))
         for n in range(0, len(occupied), 2):
             pair = occupied[n : n + 2]
             self._add_potentials(channels, pair)

@@ -40,9 +40,10 @@ class Way:
     half: np.ndarray
     weights: np.ndarray
 
-    def legs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Fresnel factors along y and x from each slice to the next."""
-        return [fresnel_factors(self.grid, self.wavelength, float(step)) for step in self.steps]
+    def legs(self, xp: Any = np) -> list[tuple[Any, Any]]:
+        """Fresnel factors along y and x from each slice to the next, arrays of `xp`."""
+        along = fresnel_factors(self.grid, self.wavelength, self.steps, xp=xp)
+        return list(zip(*along, strict=True))
 
 
 class ProbePassage(Protocol):
@@ -80,7 +81,7 @@ class BatchPassage:
         self.backend, self.shape = backend, way.grid.shape
         self.half = backend.asarray(way.half)
         self.support = backend.asarray(find_support(way.half))
-        self.legs = [tuple(backend.asarray(f) for f in leg) for leg in way.legs()]
+        self.legs = way.legs(backend.xp)
         self.weights = backend.asarray(way.weights.reshape(len(way.weights), -1).T)
         rows, columns = (backend.xp.arange(n, dtype=np.int32) for n in self.shape)
         self.rows, self.columns = rows[:, None], columns

@@ -155,25 +155,25 @@ def _fit_weights(
     return weights / weights.sum()
 
 
-def transfer_function(grid: Grid, imaging: Imaging) -> np.ndarray:
-    """Contrast transfer function without the defocus of the focal planes, complex64 (ny, nx).
+def transfer_function(grid: Grid, imaging: Imaging, xp: Any = np) -> Any:
+    """Contrast transfer function without the defocus of the focal planes.
 
     exp(-i chi) of the aberrations without C10, inside the objective aperture, times the envelope
     exp(-(convergence / 2)^2 |grad chi|^2), grad over the angle and with the mean defocus (Frank
-    1973, Optik 38, 519). Phases in float64.
+    1973, Optik 38, 519). Phases in float64. Returns complex64 (ny, nx), an array of `xp`.
     """
-    ky, kx = grid.frequencies()
+    ky, kx = (xp.asarray(k) for k in grid.frequencies())
     lam = wavelength(imaging.energy)
-    alpha = lam * np.hypot(ky[:, None], kx[None, :])
+    alpha = lam * xp.hypot(ky[:, None], kx[None, :])
     turned = any(m for _, m, _, _ in imaging.aberrations.terms())
-    phi = np.arctan2(ky[:, None], kx[None, :]) if turned else np.zeros(1)
-    transfer = np.exp(-1j * chi(alpha, phi, lam, imaging.aberrations))
+    phi = xp.arctan2(ky[:, None], kx[None, :]) if turned else xp.zeros(1)
+    transfer = xp.exp(-1j * chi(alpha, phi, lam, imaging.aberrations, xp))
     if imaging.objective_aperture is not None:
         transfer *= alpha <= imaging.objective_aperture
     if imaging.convergence:
         focused = replace(imaging.aberrations, C10=-imaging.exit_defocus)
-        radial, azimuthal = chi_gradient(alpha, phi, lam, focused)
-        transfer *= np.exp(-((imaging.convergence / 2) ** 2) * (radial**2 + azimuthal**2))
+        radial, azimuthal = chi_gradient(alpha, phi, lam, focused, xp)
+        transfer *= xp.exp(-((imaging.convergence / 2) ** 2) * (radial**2 + azimuthal**2))
     return transfer.astype(np.complex64)
 
 
@@ -233,16 +233,17 @@ def form_images(
         if small.shape not in spectra_of:
             spectra_of[small.shape] = _crop_spectra(whole, small.shape, backend)
         spectra = spectra_of[small.shape]
-        transfer = _limit_transfer(small, look.transfer, band)
-        whole_size = small.shape == grid.shape
-        formed = [
-            images[index] if whole_size else backend.xp.zeros(small.shape, dtype=np.float32)
-            for index in indices
-        ]
+        transfer = _limit_transfer(small, look.transfer, band, backend)
+        if small.shape == grid.shape and len(groups) == 1:
+            formed = images
+        else:
+            formed = backend.xp.zeros((len(indices), *small.shape), dtype=np.float32)
         _form_group(formed, spectra, transfer, [imagings[i] for i in indices], small, band, backend)
-        if not whole_size:
-            for index, intensity in zip(indices, formed, strict=True):
-                images[index] = _interpolate(intensity, grid, backend)
+        for index, image in zip(indices, formed, strict=True):
+            if small.shape != grid.shape:
+                images[index] = _interpolate(image, grid, backend)
+            elif formed is not images:
+                images[index] = image
     return images
 
 
@@ -304,12 +305,16 @@ def _number_rings(grid: Grid, step: float) -> np.ndarray:
 
 # Most campaigns have one lens for all their structures, and it takes as long as several planes.
 @lru_cache(maxsize=2)
-def _limit_transfer(grid: Grid, imaging: Imaging, band: float) -> np.ndarray:
-    """`transfer_function`, not to be changed, without the rows beyond `band` (1/A)."""
-    transfer = transfer_function(grid, imaging)
+def _limit_transfer(grid: Grid, imaging: Imaging, band: float, backend: Backend) -> Any:
+    """`transfer_function` on the backend without the rows beyond `band` (1/A), not to be changed.
+
+    A GPU makes it itself: a lens for every image would keep the host busier than the GPU.
+    """
+    transfer = transfer_function(grid, imaging, backend.xp)
     ky, _ = grid.frequencies()
-    transfer[np.abs(ky) > band * (1 + 1e-6)] = 0
-    transfer.flags.writeable = False
+    transfer[backend.asarray(np.flatnonzero(np.abs(ky) > band * (1 + 1e-6)))] = 0
+    if backend.name == "numpy":
+        transfer.flags.writeable = False
     return transfer
 
 
@@ -318,7 +323,7 @@ def _mean_intensities(spectra: Any, transfer: Any, backend: Backend) -> np.ndarr
     xp = backend.xp
     passed = xp.abs(transfer) ** 2
     means = [xp.sum(xp.abs(spectrum) ** 2 * passed, dtype=np.float64) for spectrum in spectra]
-    return np.array([float(mean) for mean in means])
+    return backend.to_host(xp.stack(means))
 
 
 def _plasmon_line(means: np.ndarray, imaging: Imaging) -> tuple[np.ndarray, np.ndarray]:
@@ -335,35 +340,33 @@ def _plasmon_line(means: np.ndarray, imaging: Imaging) -> tuple[np.ndarray, np.n
 
 
 def _form_group(
-    formed: list[Any],
+    formed: Any,
     spectra: Any,
-    transfer: np.ndarray,
+    transfer: Any,
     imagings: list[Imaging],
     grid: Grid,
     band: float,
     backend: Backend,
 ) -> None:
-    """Add to each image of one group, float32 (ny, nx), the planes of its focal spread."""
+    """Add to the images of one group, float32 (M, ny, nx), the planes of their focal spreads."""
     first = imagings[0]
     configurations = spectra.shape[0]
     means = np.ones(configurations)
     if first.plasmon:
-        means = _mean_intensities(spectra, backend.asarray(transfer), backend)
+        means = _mean_intensities(spectra, transfer, backend)
     slope, offset = _plasmon_line(means, first)
     shares = (slope / configurations).astype(np.float32)
-    users: dict[float, list[tuple[int, float]]] = {}
-    for n, imaging in enumerate(imagings):
-        nodes, energy = imaging.spread_nodes, imaging.energy
-        planes = focal_planes(imaging.focal_spread, nodes, energy, band, imaging.exit_defocus)
-        for defocus, weight in zip(*(values.tolist() for values in planes), strict=True):
-            users.setdefault(defocus, []).append((n, weight))
+    spreads = [
+        focal_planes(one.focal_spread, one.spread_nodes, one.energy, band, one.exit_defocus)
+        for one in imagings
+    ]
+    defoci = np.unique(np.concatenate([planes for planes, _ in spreads]))
+    weights = np.zeros((defoci.size, len(imagings)), dtype=np.float32)
+    for m, (planes, of_planes) in enumerate(spreads):
+        weights[np.searchsorted(defoci, planes), m] = of_planes
     focus = focus_for(backend)(spectra, transfer, grid, wavelength(first.energy), backend)
-    for defocus in sorted(users):
-        focus.look(defocus, shares)
-        for n, weight in users[defocus]:
-            focus.add(formed[n], weight)
-    for image in formed:
-        image += np.float32(offset.mean())
+    focus.add_planes(formed, defoci, weights, shares)
+    formed += np.float32(offset.mean())
 
 
 def _interpolate(intensity: Any, grid: Grid, backend: Backend) -> Any:

@@ -106,7 +106,9 @@ def plan_campaign(
     cores (GPUs) and memory for.
     """
     on_device = not calibration.machine.by_lines
-    target = Backend("cupy", np, "cufft", "") if on_device else experiment.backend
+    target = experiment.backend
+    if on_device:
+        target = Backend("cupy", np, "cufft", "", calibration.machine.cache)
     technique = choose_technique(experiment.config)
     there = technique.open_experiment(experiment.config, target)
     memory = technique.estimate_memory(there, layout)

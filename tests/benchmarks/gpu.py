@@ -5,10 +5,12 @@
 
 The work is that of `jobs/benchmark`: Thermal, 8 phonon configurations, 11 foci with 25 planes.
 CUDA events stand around the whole call, so what the host does before and between the kernels counts
-where the GPU waits for it. The transforms alone are as many of the same shapes, with as many planes
-at once. Judged is the number of configurations at once that hpctem takes; others are told. The
-pipeline is timed by the clock: with writing as a user starts it, without as the loop that computes
-the rows. The exit code is 1 when a target is missed, 2 without a GPU.
+where the GPU waits for it; what part of the time it asks for kernels is told beside (near 1 the GPU
+waits for it, and a graph of the kernels would pay). The transforms alone are as many of the same
+shapes, with as many planes at once. Judged is the number of configurations at once that hpctem
+takes; others are told. The pipeline is timed by the clock: with writing as a user starts it,
+without as the loop that computes the rows. The exit code is 1 when a target is missed, 2 without a
+GPU.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from hpctem.hrtem.campaign import compute_structure, displace_atoms
 from hpctem.hrtem.conditions import DrawConditions
 from hpctem.hrtem.experiment import Experiment, set_optics
 from hpctem.optics.grid import Grid
-from hpctem.optics.multislice import GPU_BATCH, exit_waves, plan_slices
+from hpctem.optics.multislice import FIELDS, exit_waves, plan_slices
 from hpctem.optics.transfer import form_images
 from hpctem.simulate import lay_out
 
@@ -44,7 +46,7 @@ FOCI, PLANES = 11, 25
 # What stands in the table, and the step whose transforms are timed beside it.
 STEPS = {"exit waves": "exit waves", "images": "imaging"}
 Work = Callable[[], Any]
-Clock = Callable[[Work], float]
+Clock = Callable[[Work], tuple[float, float]]
 
 
 def count_calls(counts: Mapping[Shape, float], batch: int) -> list[tuple[Shape, int]]:
@@ -99,44 +101,57 @@ def make_steps(
 
 def measure_steps(
     experiment: Experiment, campaign: CampaignFile, batch: int, clock: Clock
-) -> dict[str, tuple[float, float]]:
-    """Step -> its seconds, and those of its transforms alone, by a clock that times one call."""
+) -> dict[str, tuple[float, float, float]]:
+    """Step -> its seconds, those of its transforms alone, and those until all was asked for.
+
+    By a clock that times one call: its seconds, and the host's.
+    """
     steps, work = make_steps(experiment, campaign, batch)
     counted = work.transforms(by_lines=False)
     planes = 1 if experiment.backend.name == "numpy" else batch
     found = {}
     for name, step in steps.items():
         alone = transform_alone(counted[STEPS[name]], planes, experiment.backend)
-        found[name] = clock(step), clock(alone)
+        (seconds, host), (floor, _) = clock(step), clock(alone)
+        found[name] = seconds, floor, host
     return found
 
 
-def judge_steps(found: Mapping[str, tuple[float, float]], pixels: int, batch: int) -> list[Figure]:
-    """Each step over its transforms; judged where `batch` is what hpctem takes."""
+def judge_steps(
+    found: Mapping[str, tuple[float, float, float]], pixels: int, batch: int, taken: int
+) -> list[Figure]:
+    """Each step over its transforms; judged where `batch` is what hpctem has `taken`."""
     figures = []
-    for name, (seconds, alone) in found.items():
-        tried = "" if batch == GPU_BATCH else " (tried)"
+    for name, (seconds, alone, host) in found.items():
+        tried = "" if batch == taken else " (tried)"
         what = f"{name} over their transforms{tried}"
         where = f"{pixels} px, {batch} at once"
         figures.append(Figure(what, where, seconds / alone, seconds, alone))
+        figures.append(Figure(f"host's part of {name}{tried}", where, host / seconds))
     return figures
 
 
 def by_events(backend: Backend, repeats: int) -> Clock:
-    """A clock of the GPU: the shortest of `repeats` calls between two events on its stream."""
+    """A clock of the GPU: the shortest of `repeats` calls between two events on its stream.
+
+    Beside it the shortest time until a call returned, with nothing before it on the stream.
+    """
     cuda = backend.xp.cuda
 
-    def measure(work: Work) -> float:
+    def measure(work: Work) -> tuple[float, float]:
         work()  # compiles, plans
-        shortest = math.inf
+        seconds, host = math.inf, math.inf
         for _ in range(repeats):
             start, end = cuda.Event(), cuda.Event()
+            backend.synchronize()
             start.record()
+            begin = time.perf_counter()
             work()
+            host = min(host, time.perf_counter() - begin)
             end.record()
             end.synchronize()
-            shortest = min(shortest, cuda.get_elapsed_time(start, end) / 1000)
-        return shortest
+            seconds = min(seconds, cuda.get_elapsed_time(start, end) / 1000)
+        return seconds, host
 
     return measure
 
@@ -181,11 +196,12 @@ def main() -> int:
             path = write_campaign(Path(folder, "job.yaml"), THERMAL, pixels, PHONONS, FOCI, PLANES)
             campaign = read_campaign(path)
             experiment = Experiment(campaign.config, backend)
-            for batch in sorted({*asked.batches, GPU_BATCH}):
+            taken = backend.planes_at_once(PHONONS, math.prod(experiment.grids.wave), FIELDS)
+            for batch in sorted({*asked.batches, taken}):
                 found = measure_steps(
                     experiment, campaign, batch, by_events(backend, asked.repeats)
                 )
-                figures += judge_steps(found, pixels, batch)
+                figures += judge_steps(found, pixels, batch, taken)
             rates = {"without": rate_pipeline(experiment, asked.structures)}
             if not asked.no_job:
                 rates["with"] = rate_job(path, asked.job_repeats)

@@ -52,14 +52,13 @@ from hpctem.database.plan import plan_key, write_plan
 from hpctem.database.schema import Field, Layout
 from hpctem.hrtem.campaign import compute_structure, displace_atoms, tabulate_structure
 from hpctem.hrtem.experiment import Experiment
-from hpctem.optics.electron import wavelength
 from hpctem.optics.grid import Grid
-from hpctem.optics.multislice import GPU_BATCH, plan_slices
-from hpctem.optics.passage import fresnel_factors
+from hpctem.optics.multislice import FIELDS, plan_slices
 from hpctem.optics.potential import Atomic, make_channels
 from hpctem.simulate import lay_out
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+H100_CACHE = 50 * 2**20
 # The journals of a run lie in as many files as it had ranks.
 RANKS = 256
 MODELLED = "au_on_carbon_varying_substrate"
@@ -189,7 +188,8 @@ def measure_host(experiment: Experiment, structures: Sequence[int]) -> dict[str,
     it calls; atoms are sorted as for the kernels of a GPU.
     """
     config, grids = experiment.config, experiment.grids
-    gpu = Backend("cupy", np, "cufft", "")  # sorts on the host, and is asked for nothing else
+    # sorts on the host, and is asked for nothing else
+    gpu = Backend("cupy", np, "cufft", "", H100_CACHE)
     grid = Grid(grids.wave, grids.extent)
     image = np.random.default_rng(0).integers(0, 60, grids.stored).astype(np.uint16)
     spent: dict[str, float] = {}
@@ -208,11 +208,10 @@ def measure_host(experiment: Experiment, structures: Sequence[int]) -> dict[str,
         numbers, atomic = structure.numbers, Atomic(multislice.parametrization)
         slices = plan_slices(structure.positions, numbers, height, multislice)
         cut = slices.count, slices.thickness, False
-        for begin in range(0, len(displaced), GPU_BATCH):
-            batch = displaced[begin : begin + GPU_BATCH]
+        count = gpu.planes_at_once(len(displaced), grid.pixels, FIELDS)
+        for begin in range(0, len(displaced), count):
+            batch = displaced[begin : begin + count]
             note("sorting atoms", make_channels, batch, numbers, grid, atomic, *cut, gpu)
-        steps, lam = np.diff([*slices.planes, height]), wavelength(config.simulation.energy)
-        note("propagators", lambda: [fresnel_factors(grid, lam, float(d)) for d in steps])
         note("statistics", lambda: [tables.measure_image(image) for _ in range(config.images)])
 
     work_beside(0)  # compiles, and makes what all structures share

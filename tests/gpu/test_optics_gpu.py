@@ -75,6 +75,32 @@ def test_images(cpu, gpu, atoms) -> None:
         assert relative(image, expected) < 2e-5
 
 
+def test_a_focal_series(cpu, gpu, atoms) -> None:
+    """More images than a thread sums, from more planes than are kept; each as if it were alone."""
+    waves = compute_waves(cpu, atoms)
+    series = [
+        Imaging(
+            300e3, defocus=40.0 * n, focal_spread=20.0, spread_nodes=25, aberrations=ABERRATIONS
+        )
+        for n in range(11)
+    ]
+    found = gpu.to_host(form_images(waves, EXTENT, series, gpu))
+    for image, expected in zip(found, form_images(waves, EXTENT, series, cpu), strict=True):
+        assert relative(image, expected) < 2e-5
+    alone = gpu.to_host(form_images(waves, EXTENT, series[5:6], gpu))
+    assert alone[0].tobytes() == found[5].tobytes()
+
+
+def test_the_same_again_takes_no_more_memory(gpu, atoms) -> None:
+    import cupy
+
+    def run() -> int:
+        form_images(compute_waves(gpu, atoms), EXTENT, IMAGINGS, gpu)
+        return cupy.get_default_memory_pool().total_bytes()
+
+    assert run() == run()
+
+
 def test_propagation(cpu, gpu, atoms) -> None:
     waves = compute_waves(cpu, atoms)
     found = gpu.to_host(propagate_waves(waves, EXTENT, -17.0, wavelength(300e3), gpu))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from direct_sums import deviation, exit_wave
 
+from hpctem.backend import Backend
 from hpctem.errors import ConfigError, SampleError
 from hpctem.optics import multislice as multislice_module
 from hpctem.optics.electron import interaction_constant, wavelength
@@ -306,3 +307,6 @@ def test_panels_pass_as_kernels_do(mixture, cpu, monkeypatch, shape, projection)
     kernels = run(cell, multislice, cpu, shape)
     assert deviation(panels, kernels) < 3e-5
     assert panels.tobytes() != kernels.tobytes()
+    for batch in (2, 3):  # the second with a batch that is not full
+        monkeypatch.setattr(Backend, "planes_at_once", lambda self, *sizes, batch=batch: batch)
+        assert run(cell, multislice, cpu, shape).tobytes() == kernels.tobytes()

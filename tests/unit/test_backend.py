@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hpctem import backend as module
-from hpctem.backend import CPU_FFTS, select_backend
+from hpctem.backend import CPU_FFTS, Backend, select_backend
 from hpctem.errors import ConfigError
 from hpctem.processor import is_v3
 
@@ -117,6 +117,22 @@ def test_fft_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "pyfftw" else True)
     with pytest.raises(ConfigError, match="'pyfftw' is not installed"):
         select_backend("cpu", fft="pyfftw")
+
+
+@pytest.mark.parametrize(
+    ("cache", "pixels", "planes", "expected"),
+    [
+        (0, 640, 8, 1),  # a CPU
+        (50, 640, 8, 4),  # an H100: five would fit, in two rounds
+        (50, 1280, 8, 1),
+        (50, 256, 8, 8),
+        (6, 640, 8, 3),  # a V100's cache holds none: as many as make a million pixels
+        (6, 1280, 8, 1),
+    ],
+)
+def test_planes_at_once(cache: int, pixels: int, planes: int, expected: int) -> None:
+    backend = Backend("cupy", np, "cufft", "", cache * 2**20)
+    assert backend.planes_at_once(planes, pixels**2, 3) == expected
 
 
 def test_identity_is_the_same_in_another_process() -> None:

@@ -231,7 +231,7 @@ def open_small(path: Path):
 def test_the_work_beside_a_gpu_is_timed_step_by_step() -> None:
     experiment, _ = open_small(SMALL)
     spent = load("scale").measure_host(experiment, [1, 2])
-    parts = {"sampling", "tables", "displacing", "sorting atoms", "propagators", "statistics"}
+    parts = {"sampling", "tables", "displacing", "sorting atoms", "statistics"}
     assert spent.keys() == parts
     assert 0 < sum(spent.values()) < 5
 
@@ -253,19 +253,20 @@ def test_transforms_beside_the_gpus_steps_are_theirs(tmp_path, monkeypatch) -> N
 
         monkeypatch.setattr(Backend, name, counted)
 
-    def count(work) -> float:
+    def count(work) -> tuple[float, float]:
         done.clear()
         work()
-        return float(sum(done))
+        return float(sum(done)), 0.0
 
     still = write_campaign(tmp_path, ("  phonons: {configurations: 2}\n", ""))
     found = gpu.measure_steps(*open_small(still), 1, count)
     assert found.keys() == {"exit waves", "images"}
-    for name, (transforms, alone) in found.items():
+    for name, (transforms, alone, _) in found.items():
         assert transforms == alone > 1, name
-    (figure, _) = gpu.judge_steps({"exit waves": (3.2, 2.0), "images": (1.0, 1.0)}, 640, 4)
+    figure, host = gpu.judge_steps({"exit waves": (3.2, 2.0, 0.8)}, 640, 4, 4)
     assert figure.verdict == "met" and figure.value == pytest.approx(1.6)
-    assert not gpu.judge_steps({"images": (3.0, 1.0)}, 640, 8)[0].verdict
+    assert not host.verdict and host.value == pytest.approx(0.25)
+    assert not gpu.judge_steps({"images": (3.0, 1.0, 0.5)}, 640, 8, 4)[0].verdict
 
 
 def test_calls_do_no_fewer_transforms() -> None:

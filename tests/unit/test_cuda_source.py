@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from cuda_on_cpu import compile_by_nvcc, launch_on_cpu, list_functions
+from cuda_on_cpu import compile_for_gpu, launch_on_cpu, list_functions
 
 from hpctem.backend import Backend, select_backend
 from hpctem.optics import kernels_cpu, kernels_cuda
@@ -46,7 +46,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 def test_both_modules_have_the_same_functions() -> None:
     assert list_functions(kernels_cpu) == list_functions(kernels_cuda)
-    assert len(list_functions(kernels_cpu)) == 8
+    assert len(list_functions(kernels_cpu)) == 9
 
 
 @pytest.mark.parametrize("slices", [(0, 2), (1, -1)])
@@ -123,9 +123,11 @@ def test_propagate(cuda) -> None:
 
 def test_focus(cuda) -> None:
     along_y, along_x = make_field(4, SHAPE[1:2]), make_field(5, SHAPE[2:])
-    expected, found = np.empty(SHAPE, np.complex64), np.empty(SHAPE, np.complex64)
+    transfer = make_field(6, SHAPE[1:])
+    transfer[10:30, 5:] = 0  # as an aperture makes it
+    expected, found = np.empty(SHAPE, np.complex64), np.full(SHAPE, np.nan, np.complex64)
     for kernels, out in ((kernels_cpu, expected), (cuda, found)):
-        kernels.focus(out, make_field(1), make_field(6, SHAPE[1:]), along_y, along_x)
+        kernels.focus(out, make_field(1), transfer, along_y, along_x)
     assert_close(found, expected)
 
 
@@ -137,5 +139,23 @@ def test_accumulate(cuda) -> None:
     assert_close(found, expected)
 
 
-def test_nvcc_accepts_the_source(tmp_path: Path) -> None:
-    compile_by_nvcc(kernels_cuda, tmp_path)
+@pytest.mark.parametrize("count", [1, 8, 11])
+def test_add_planes(cuda, count: int) -> None:
+    """More images than a thread sums at once; and an image has the same bytes among others."""
+    generator = np.random.default_rng(7)
+    planes = generator.standard_normal(SHAPE).astype(np.float32)
+    weights = generator.standard_normal((SHAPE[0], count)).astype(np.float32)
+    weights[1, 0] = 0
+    images = generator.standard_normal((count, *SHAPE[1:])).astype(np.float32)
+    expected, found, alone = images.copy(), images.copy(), images[-1:].copy()
+    kernels_cpu.add_planes(expected, planes, weights)
+    cuda.add_planes(found, planes, weights)
+    cuda.add_planes(alone, planes, weights[:, -1:].copy())
+    assert_close(found, expected)
+    assert found[-1].tobytes() == alone.tobytes()
+    exact = images + np.einsum("nm,nyx->myx", weights.astype(np.float64), planes)
+    assert np.abs(expected - exact).max() < 1e-6 * np.abs(exact).max()
+
+
+def test_the_source_is_compiled_for_gpus() -> None:
+    compile_for_gpu(kernels_cuda.SOURCE)

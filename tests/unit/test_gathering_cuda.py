@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from cuda_on_cpu import compile_by_nvcc, launch_on_cpu, list_functions
+from cuda_on_cpu import compile_for_gpu, launch_on_cpu, list_functions
 
 from hpctem.backend import select_backend
 from hpctem.optics import gathering_cpu, gathering_cuda
@@ -111,5 +111,5 @@ def test_deposit_is_the_window_at_each_atom() -> None:
     assert np.abs(found - exact).max() < 2e-6 * exact.max()
 
 
-def test_nvcc_accepts_the_source(tmp_path: Path) -> None:
-    compile_by_nvcc(gathering_cuda, tmp_path)
+def test_the_source_is_compiled_for_gpus() -> None:
+    compile_for_gpu(gathering_cuda.SOURCE)
