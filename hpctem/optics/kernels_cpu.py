@@ -20,8 +20,8 @@ _HALF_PI_3 = np.float32(7.549789948768648e-8)
 
 
 def bin_side(shape: tuple[int, int]) -> tuple[int, int]:
-    """Pixels (rows, columns) of a bin of atoms: one bin, since one thread adds them in turn."""
-    return shape
+    """Pixels (rows, columns) of a bin of atoms: a panel of columns, which are spread in turn."""
+    return shape[0], LANES
 
 
 def spread(grid: np.ndarray, deposits: Deposits, slices: tuple[int, int], table: np.ndarray):

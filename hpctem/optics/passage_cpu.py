@@ -1,6 +1,6 @@
 """The way of a wave through the slices on a CPU: four passes over the field for each slice.
 
-    V    spread two slices, transform along y; along x and back with the scattering factors
+    V    spread two slices and transform along y; along x and back with the scattering factors
     t    V back along y, exp(i sigma V), along y; along x and back with the aperture
     psi  t and psi back along y, multiply, along y; along x and back with the propagator
 
@@ -22,7 +22,6 @@ from hpctem.optics.panels import arrange_half, count_panels, empty_lines, keep_r
 from hpctem.optics.passage import Path
 from hpctem.optics.potential import Channel, choose_channels
 from hpctem.optics.spreading import BAND, window_table
-from hpctem.optics.spreading_cpu import spread_slice
 
 NOTHING = np.zeros((0, 0), np.complex64)
 
@@ -41,8 +40,8 @@ class PanelPassage:
         self.factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.table = window_table()
         panels, rows = count_panels(nx), self.band.place.size
-        self.planes = empty_lines(2, ny, (panels + 1) * LANES)
         self.potential = empty_lines(panels, self.wide.place.size * LINE)
+        self.total = empty_lines(self.wide.place.size // LANES, nx * LINE)
         self.wave, *self.transmissions = empty_lines(3, panels, rows * LINE)
         self.spectrum = np.zeros((1, ny, nx), np.complex64)
 
@@ -75,22 +74,26 @@ class PanelPassage:
         chosen = choose_channels(channels, pair)
         if not chosen:
             self.potential.fill(0)
-        total = np.empty((0, 0), np.float32)
-        nx = self.path.grid.shape[1]
+        nx, slices = self.path.grid.shape[1], (pair[0], pair[-1] if len(pair) == 2 else -1)
         for n, channel in enumerate(chosen):
-            factor = self._arrange(channel.half)
-            self.planes[1:] = 0
-            for plane, s in zip(self.planes, pair, strict=False):
-                spread_slice(plane, channel.deposits, 0, s, nx, self.table)
-            passes.transform_pair(self.potential, self.planes, self.wide, self.along_y)
+            factor, deposits = self._arrange(channel.half), channel.deposits
+            atoms = deposits.row, deposits.column, *deposits[2:5]
+            passes.transform_atoms(
+                self.potential,
+                slices,
+                deposits.first,
+                atoms,
+                self.table,
+                nx,
+                self.wide,
+                self.along_y,
+            )
             if len(chosen) == 1:
                 passes.filter_lines(self.potential, factor, self.along_x)
                 return
-            if n == 0:
-                total = empty_lines(factor.shape[0], factor.shape[1] * 2)
-            passes.weigh(total, self.potential, factor, self.along_x, n > 0)
+            passes.weigh(self.total, self.potential, factor, self.along_x, n > 0)
         if chosen:
-            passes.invert_lines(self.potential, total, self.along_x)
+            passes.invert_lines(self.potential, self.total, self.along_x)
 
     def _arrange(self, half: np.ndarray) -> np.ndarray:
         """An element's factor in the order of the passes, kept beside the half it is made of."""

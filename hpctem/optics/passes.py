@@ -22,20 +22,72 @@ from hpctem.optics.panels import (
     scatter_rows,
     spread_band,
 )
+from hpctem.optics.spreading_cpu import window
 
 
 @compile_lanes
-def transform_pair(panels, planes, band, plan):
-    """Transform two real fields along y: `planes`, float32 (2, ny, at least 8 x panels)."""
-    ny, width = planes.shape[1], planes.shape[2]
-    flat = planes.reshape(planes.size)
-    block, work = np.empty(ny * LINE, np.float32), np.empty(ny * LINE, np.float32)
-    for p in range(panels.shape[0]):
-        for i in range(ny):
-            store(block, i * LINE, load(flat, i * width + p * LANES))
-            store(block, i * LINE + LANES, load(flat, (ny + i) * width + p * LANES))
-        transform(block, plan, work)
-        keep_band(panels[p], block, band)
+def transform_atoms(panels, slices, first, atoms, table, nx, band, plan):
+    """Spread the atoms of two slices, the real and the imaginary part, and transform along y.
+
+    `slices`: their indices, -1 for none; `atoms`: row, column, row_phase, column_phase and weight
+    of `Deposits`, sorted by slice and panel, and `first`, where those of each begin; `table`: the
+    window, float32 (T + 1, 8). One panel is spread at a time, and what hangs over into the next, so
+    that no plane of atoms is ever written.
+    """
+    ny, count = band[2], panels.shape[0]
+    block, following = np.zeros(ny * LINE, np.float32), np.zeros(ny * LINE, np.float32)
+    work, shifted = np.empty(ny * LINE, np.float32), np.zeros(3 * LANES, np.float32)
+    windows, along_y = table.reshape(table.size), np.empty(LANES, np.float32)
+    reached = 0  # atoms that reach into the block before it has its own
+    for part in range(2):  # what hangs over the last column comes back in the first panel
+        begin, end = _find_atoms(first, slices[part], max(count - 2, 0), count, count)
+        for a in range(begin, end):
+            column = atoms[1][a] - (nx - LANES)
+            if column > 0:
+                _spread_atom(following, block, part, column, atoms, a, windows, along_y, shifted)
+                reached += 1
+    following[:] = 0
+    for p in range(count):
+        own = 0
+        for part in range(2):
+            begin, end = _find_atoms(first, slices[part], p, p + 1, count)
+            for a in range(begin, end):
+                column = atoms[1][a] - p * LANES
+                _spread_atom(block, following, part, column, atoms, a, windows, along_y, shifted)
+            own += end - begin
+        if own + reached:
+            transform(block, plan, work)
+            keep_band(panels[p], block, band)
+            block[:] = 0
+            block, following = following, block
+        else:  # as where there is vacuum beside a particle
+            panels[p] = 0
+        reached = own
+
+
+@inline_lanes
+def _find_atoms(first, s, panel, end, count):
+    """Where the atoms of some panels of slice `s` begin and end."""
+    if s < 0:
+        return first[0], first[0]
+    return first[s * count + panel], first[s * count + end]
+
+
+@inline_lanes
+def _spread_atom(block, following, part, column, atoms, a, windows, along_y, shifted):
+    """Add atom `a` at a column of a block of eight, and what hangs over to the block that follows.
+
+    `shifted`: float32 (24,), zero but for the eight in the middle, which are set here.
+    """
+    steps, ny = windows.size // LANES - 1, block.size // LINE
+    store(along_y, 0, window(windows, steps, atoms[2][a]) * splat(atoms[4][a]))
+    store(shifted, LANES, window(windows, steps, atoms[3][a]))
+    here, beyond = load(shifted, LANES - column), load(shifted, 2 * LANES - column)
+    for q in range(LANES):
+        i = atoms[0][a] + q
+        place = (i - ny if i >= ny else i) * LINE + part * LANES
+        store(block, place, load(block, place) + splat(along_y[q]) * here)
+        store(following, place, load(following, place) + splat(along_y[q]) * beyond)
 
 
 @compile_lanes

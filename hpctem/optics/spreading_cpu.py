@@ -35,9 +35,8 @@ def _spread_atoms(plane, begin, end, row, column, row_phase, column_phase, weigh
     along_y = np.empty(LANES, np.float32)
     flat[:] = 0
     for a in range(begin, end):
-        window = _window(windows, steps, row_phase[a]) * splat(weight[a])
-        store(along_y, 0, window)
-        along_x = _window(windows, steps, column_phase[a])
+        store(along_y, 0, window(windows, steps, row_phase[a]) * splat(weight[a]))
+        along_x = window(windows, steps, column_phase[a])
         for p in range(LANES):
             i = row[a] + p
             place = (i - ny if i >= ny else i) * width + column[a]
@@ -45,7 +44,7 @@ def _spread_atoms(plane, begin, end, row, column, row_phase, column_phase, weigh
 
 
 @inline_lanes
-def _window(windows, steps, phase):
+def window(windows, steps, phase):
     """The window's values at one phase, between two entries of its table."""
     u = phase * np.float32(steps)
     n = min(int(u), steps - 1)

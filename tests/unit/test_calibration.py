@@ -184,7 +184,7 @@ class Counter:
 
 # Arguments -> blocks transformed, and the plan that they are transformed by.
 COUNTED = {
-    "transform_pair": lambda v: (len(v[0]), v[3]),
+    "transform_atoms": lambda v: (len(v[0]), v[7]),
     "weigh": lambda v: (len(v[0]), v[3]),
     "invert_lines": lambda v: (len(v[1]), v[2]),
     "filter_lines": lambda v: (2 * len(v[1]), v[2]),

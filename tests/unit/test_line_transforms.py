@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from numba import njit
 
+from hpctem.backend import select_backend
 from hpctem.optics import passes
+from hpctem.optics.grid import Grid
+from hpctem.optics.kernels import Deposits
 from hpctem.optics.lanes import LANES, LINE, load, nearest, splat, store, transpose
 from hpctem.optics.line_transforms import invert, plan_lines, transform
 from hpctem.optics.panels import arrange_half, count_panels, keep_rows
+from hpctem.optics.spreading import make_deposits, window_table
+from hpctem.optics.spreading_cpu import spread_slice
 
 
 def make_lines(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,14 +81,27 @@ def test_transpose() -> None:
     assert np.sum(b == -1) == 80 - 64
 
 
-@pytest.mark.parametrize("shape", [(48, 64), (33, 50), (64, 75)])
+def make_atoms(shape: tuple[int, int], slices: int, count: int) -> Deposits:
+    """Atoms anywhere, some on the last columns and rows, of different weights."""
+    generator = np.random.default_rng(1)
+    row, column = generator.uniform(0, 1, (2, count)) * np.array(shape)[:, None]
+    column[:20], row[20:40] = shape[1] - 1e-9, shape[0] - 1e-9
+    layer, grid = generator.integers(0, slices, count), Grid(shape, (10.0, 10.0))
+    deposits, _ = make_deposits(row, column, layer, (1, slices), grid, select_backend("cpu"))
+    return deposits._replace(weight=generator.uniform(0.5, 2, count).astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (33, 50), (64, 75), (40, 32)])
 def test_passes_filter_a_field(shape: tuple[int, int]) -> None:
-    """Two real fields, filtered by an even factor on the rows of a band: as with whole FFTs."""
+    """Atoms of two slices, filtered by an even factor on the rows of a band: as with whole FFTs."""
     ny, nx = shape
     panels = count_panels(nx)
-    fields = np.random.default_rng(1).standard_normal((2, ny, nx))
-    planes = np.zeros((2, ny, panels * LANES + 8), np.float32)
-    planes[:, :, :nx] = fields
+    deposits = make_atoms(shape, 3, 400)
+    table = window_table()
+    planes = np.empty((2, ny, nx + LANES), np.float32)
+    for plane, s in zip(planes, (2, 0), strict=True):
+        spread_slice(plane, deposits, 0, s, nx, table)
+    fields = planes[:, :, :nx]
     row, column = (np.minimum(np.arange(n), n - np.arange(n)) for n in shape)
     inside = row < ny // 3
     factor = np.exp(-0.02 * (row[:, None] ** 2 + column[None, :])) * inside[:, None]
@@ -91,7 +109,9 @@ def test_passes_filter_a_field(shape: tuple[int, int]) -> None:
     half = arrange_half(factor[: ny // 2 + 1].astype(np.float32), band)
     along_y, along_x = plan_lines(ny), plan_lines(nx)
     filtered = np.empty((panels, band.place.size * LINE), np.float32)
-    passes.transform_pair(filtered, planes, band, along_y)
+    d = deposits
+    atoms = d.row, d.column, d.row_phase, d.column_phase, d.weight
+    passes.transform_atoms(filtered, (2, 0), deposits.first, atoms, table, nx, band, along_y)
     added = filtered.copy()
     passes.filter_lines(filtered, half, along_x)
     total = np.empty((half.shape[0], nx * LINE), np.float32)
