@@ -1,6 +1,7 @@
 """The small trainings that come along, run as their pages say, reach what these say.
 
-Whole, on images simulated for it, from the files in configs/. `--slow` trains on two ranks as well.
+Whole, on images simulated for it, from the files in configs/. `--slow` trains the network for defects
+and that of particles on two ranks as well.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def test_the_readme_looks_for_particles_where_images_are(first_network: Path) ->
     assert len(hpctem.open(first_network / "au_small.hdf5").where(condition)) > 0
 
 
+@pytest.mark.slow
 def test_the_small_network_for_defects_finds_held_out_vacancies(tmp_path: Path) -> None:
     """Pixel F1 of 0.85 for either kind, and nearly every vacancy by its position."""
     copy_configs(tmp_path)
