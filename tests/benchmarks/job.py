@@ -15,7 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,16 +133,25 @@ def find_mpirun() -> list[str]:
 Runs = dict[tuple[str, int], list[Run]]
 
 
-def run_turns(campaign: Path, modes: Sequence[str], repeats: int, device: str = "cpu") -> Runs:
+def run_turns(
+    campaign: Path,
+    modes: Sequence[str],
+    repeats: int,
+    device: str = "cpu",
+    between: Callable[[], None] | None = None,
+) -> Runs:
     """(mode, structures of a rank) -> a run of each repeat; modes take turns.
 
     The short run has two structures for each rank, enough to fill the contact sheet at the end.
+    `between` is called before every run: what the job is compared with has the same minutes.
     """
     run_job(campaign, 1, 1, device=device)  # compiles
     runs: Runs = {(mode, structures): [] for mode in modes for structures in (SHORT, LONG)}
     for _ in range(repeats):
         for mode, structures in runs:
             ranks, safe = MODES[mode]
+            if between is not None:
+                between()
             run = run_job(campaign, ranks * structures, ranks, safe, device)
             runs[mode, structures].append(run)
     return runs

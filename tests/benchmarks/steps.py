@@ -129,11 +129,9 @@ def make_abtem(structure: Structure, pixels: int) -> dict[str, Work]:
 
 
 def time_steps(
-    structure: Structure, pixels: int, repeats: int, backend: Backend, with_abtem: bool
+    ours: dict[str, tuple[Work, int]], theirs: dict[str, Work], repeats: int
 ) -> dict[str, dict[str, float]]:
     """CPU seconds of every step of both codes, per wave or image."""
-    ours = make_hpctem(structure, pixels, backend)
-    theirs = make_abtem(structure, pixels) if with_abtem else {}
     table: dict[str, dict[str, float]] = {}
     for name, (work, images) in ours.items():
         same = "image, 25 planes" if name.startswith("image") else name
@@ -143,8 +141,11 @@ def time_steps(
     return table
 
 
-def add_up(steps: dict[str, dict[str, float]], code: str, foci: int) -> float:
-    """Seconds per image of 8 phonons and so many foci, noise and median, by its steps."""
-    names = "exit wave, infinite projection", "image, 25 planes, of 11 foci", "noise and median"
-    wave, image, record = (steps[name][code] for name in names)
+WHOLE_JOB = "exit wave, infinite projection", "image, 25 planes", "noise and median"
+"""abTEM's steps of which its whole job consists."""
+
+
+def add_up(seconds: dict[str, float], foci: int) -> float:
+    """abTEM's seconds for an image of 8 phonons and so many foci, from those of `WHOLE_JOB`."""
+    wave, image, record = (seconds[name] for name in WHOLE_JOB)
     return PHONONS * (wave / foci + image) + record

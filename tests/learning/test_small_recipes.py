@@ -1,7 +1,7 @@
 """The small trainings that come along, run as their pages say, reach what these say.
 
-Whole, on images simulated for it, from the files in configs/. `--slow` trains the network for defects
-and that of particles on two ranks as well.
+Whole, on images simulated for it, from the files in configs/. With `--slow` the network for defects
+is trained as well, and that for particles on two ranks.
 """
 
 from __future__ import annotations
