@@ -92,7 +92,7 @@ extern "C" __global__ void combine(
     ROW_AND_COLUMN(ny, nx)
     float f = half[(index_t)(i < ny - i ? i : ny - i) * nx + j];
     complex_t sum = {0.0f, 0.0f};
-    if (f == 0.0f) {  /* two thirds of an aperture, where nothing needs to be read */
+    if (f == 0.0f) {  /* outside the aperture, in two thirds of the pixels, nothing is read */
         if (!add) total[t] = sum;
         return;
     }

@@ -76,17 +76,10 @@ class PanelPassage:
             self.potential.fill(0)
         nx, slices = self.path.grid.shape[1], (pair[0], pair[-1] if len(pair) == 2 else -1)
         for n, channel in enumerate(chosen):
-            factor, deposits = self._arrange(channel.half), channel.deposits
-            atoms = deposits.row, deposits.column, *deposits[2:5]
+            factor, d = self._arrange(channel.half), channel.deposits
+            atoms = d.row, d.column, d.row_phase, d.column_phase, d.weight
             passes.transform_atoms(
-                self.potential,
-                slices,
-                deposits.first,
-                atoms,
-                self.table,
-                nx,
-                self.wide,
-                self.along_y,
+                self.potential, slices, d.first, atoms, self.table, nx, self.wide, self.along_y
             )
             if len(chosen) == 1:
                 passes.filter_lines(self.potential, factor, self.along_x)

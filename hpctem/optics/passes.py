@@ -22,7 +22,7 @@ from hpctem.optics.panels import (
     scatter_rows,
     spread_band,
 )
-from hpctem.optics.spreading_cpu import window
+from hpctem.optics.spreading_cpu import spread_atom
 
 
 @compile_lanes
@@ -44,7 +44,7 @@ def transform_atoms(panels, slices, first, atoms, table, nx, band, plan):
         for a in range(begin, end):
             column = atoms[1][a] - (nx - LANES)
             if column > 0:
-                _spread_atom(following, block, part, column, atoms, a, windows, along_y, shifted)
+                spread_atom(following, block, part, column, atoms, a, windows, along_y, shifted)
                 reached += 1
     following[:] = 0
     for p in range(count):
@@ -53,7 +53,7 @@ def transform_atoms(panels, slices, first, atoms, table, nx, band, plan):
             begin, end = _find_atoms(first, slices[part], p, p + 1, count)
             for a in range(begin, end):
                 column = atoms[1][a] - p * LANES
-                _spread_atom(block, following, part, column, atoms, a, windows, along_y, shifted)
+                spread_atom(block, following, part, column, atoms, a, windows, along_y, shifted)
             own += end - begin
         if own + reached:
             transform(block, plan, work)
@@ -71,23 +71,6 @@ def _find_atoms(first, s, panel, end, count):
     if s < 0:
         return first[0], first[0]
     return first[s * count + panel], first[s * count + end]
-
-
-@inline_lanes
-def _spread_atom(block, following, part, column, atoms, a, windows, along_y, shifted):
-    """Add atom `a` at a column of a block of eight, and what hangs over to the block that follows.
-
-    `shifted`: float32 (24,), zero but for the eight in the middle, which are set here.
-    """
-    steps, ny = windows.size // LANES - 1, block.size // LINE
-    store(along_y, 0, window(windows, steps, atoms[2][a]) * splat(atoms[4][a]))
-    store(shifted, LANES, window(windows, steps, atoms[3][a]))
-    here, beyond = load(shifted, LANES - column), load(shifted, 2 * LANES - column)
-    for q in range(LANES):
-        i = atoms[0][a] + q
-        place = (i - ny if i >= ny else i) * LINE + part * LANES
-        store(block, place, load(block, place) + splat(along_y[q]) * here)
-        store(following, place, load(following, place) + splat(along_y[q]) * beyond)
 
 
 @compile_lanes

@@ -6,7 +6,7 @@ import numpy as np
 
 from hpctem.compiling import compile_lanes, inline_lanes
 from hpctem.optics.kernels import Deposits
-from hpctem.optics.lanes import LANES, load, splat, store
+from hpctem.optics.lanes import LANES, LINE, load, splat, store
 
 
 def spread_slice(plane: np.ndarray, deposits: Deposits, b: int, s: int, nx: int, table: np.ndarray):
@@ -35,8 +35,8 @@ def _spread_atoms(plane, begin, end, row, column, row_phase, column_phase, weigh
     along_y = np.empty(LANES, np.float32)
     flat[:] = 0
     for a in range(begin, end):
-        store(along_y, 0, window(windows, steps, row_phase[a]) * splat(weight[a]))
-        along_x = window(windows, steps, column_phase[a])
+        store(along_y, 0, _window(windows, steps, row_phase[a]) * splat(weight[a]))
+        along_x = _window(windows, steps, column_phase[a])
         for p in range(LANES):
             i = row[a] + p
             place = (i - ny if i >= ny else i) * width + column[a]
@@ -44,7 +44,24 @@ def _spread_atoms(plane, begin, end, row, column, row_phase, column_phase, weigh
 
 
 @inline_lanes
-def window(windows, steps, phase):
+def spread_atom(block, following, part, column, atoms, a, windows, along_y, shifted):
+    """Add atom `a` at a column of a block of eight, and what hangs over to the block that follows.
+
+    `shifted`: float32 (24,), zero but for the eight in the middle, which are set here.
+    """
+    steps, ny = windows.size // LANES - 1, block.size // LINE
+    store(along_y, 0, _window(windows, steps, atoms[2][a]) * splat(atoms[4][a]))
+    store(shifted, LANES, _window(windows, steps, atoms[3][a]))
+    here, beyond = load(shifted, LANES - column), load(shifted, 2 * LANES - column)
+    for q in range(LANES):
+        i = atoms[0][a] + q
+        place = (i - ny if i >= ny else i) * LINE + part * LANES
+        store(block, place, load(block, place) + splat(along_y[q]) * here)
+        store(following, place, load(following, place) + splat(along_y[q]) * beyond)
+
+
+@inline_lanes
+def _window(windows, steps, phase):
     """The window's values at one phase, between two entries of its table."""
     u = phase * np.float32(steps)
     n = min(int(u), steps - 1)
