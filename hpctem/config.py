@@ -142,7 +142,9 @@ def _describe(error: Any, document: MarkedYaml, top: type[Section]) -> str:
     # Pydantic puts the members of unions into the path; only keys of the file can be shown.
     path = tuple(p for p in error["loc"] if not str(p).startswith(("~", "[")) and p != "literal")
     if kind == "extra_forbidden":
-        return document.error(path, f"unknown key{nearest(str(path[-1]), _keys(top, path[:-1]))}")
+        known = _keys(top, path[:-1])
+        hint = nearest(str(path[-1]), known) or (f"; known are {', '.join(known)}" if known else "")
+        return document.error(path, f"unknown key{hint}")
     if kind == "missing" and isinstance(path[-1], int):
         return document.error(path[:-1], f"{path[-1] + 1} or more values are needed here")
     if kind == "missing":

@@ -101,6 +101,11 @@ MISTAKES = {
         "orientation: {zone_axs: [1, 1, 0]}",
         "unknown key; did you mean 'zone_axis'?",
     ),
+    "key that is near none": (
+        "focal_spread: 15 A",
+        "focal_spread: 15 A\n  aberrations: {C30: 1 mm}",
+        "unknown key; known are notation, magnitudes",
+    ),
     "too few planes": (
         "focal_spread: 15 A",
         "focal_spread: 15 A\n  focal_planes: 1",
